@@ -1,0 +1,120 @@
+"""Every exception of ours, by what is wrong.
+
+KerneletError
+├── InvalidArgument          the request can never work as it is written
+│   ├── InvalidSpec          an OCI or CRI field, named
+│   └── InvalidReference     an image reference
+├── NotFound                 ContainerNotFound, SandboxNotFound, ImageNotFound, HostPathNotFound
+├── NotReady                 the object is not in a state for this: SandboxNotReady, ContainerNotRunning, WrongState
+├── Unsupported              this node's kernel or this version lacks it: ControllerMissing
+├── ImagePullFailed          RegistryUnavailable, RegistryRefused, DigestMismatch, LayerRefused
+├── StartFailed              a step of a program failed; the step, errno and reason are in it
+├── TimedOut                 ExecTimedOut
+├── Cancelled                the caller gave up
+└── MonitorLost              the monitor went away in the middle of a request
+
+A message is written for the person who reads it in ``kubectl describe``: lower case, outermost
+action first, each name once, the likely fix last.
+"""
+
+from __future__ import annotations
+
+
+class KerneletError(Exception):
+    """The root of the tree; ``str(error)`` is the message for people."""
+
+
+class InvalidArgument(KerneletError):
+    pass
+
+
+class InvalidSpec(InvalidArgument):
+    pass
+
+
+class InvalidReference(InvalidArgument):
+    pass
+
+
+class NotFound(KerneletError):
+    pass
+
+
+class ContainerNotFound(NotFound):
+    pass
+
+
+class SandboxNotFound(NotFound):
+    pass
+
+
+class ImageNotFound(NotFound):
+    pass
+
+
+class HostPathNotFound(NotFound):
+    pass
+
+
+class NotReady(KerneletError):
+    pass
+
+
+class SandboxNotReady(NotReady):
+    pass
+
+
+class ContainerNotRunning(NotReady):
+    pass
+
+
+class WrongState(NotReady):
+    pass
+
+
+class Unsupported(KerneletError):
+    pass
+
+
+class ControllerMissing(Unsupported):
+    pass
+
+
+class ImagePullFailed(KerneletError):
+    pass
+
+
+class RegistryUnavailable(ImagePullFailed):
+    """The message starts with "RegistryUnavailable: ", the prefix by which a kubelet knows it."""
+
+
+class RegistryRefused(ImagePullFailed):
+    pass
+
+
+class DigestMismatch(ImagePullFailed):
+    pass
+
+
+class LayerRefused(ImagePullFailed):
+    pass
+
+
+class StartFailed(KerneletError):
+    pass
+
+
+class TimedOut(KerneletError):
+    pass
+
+
+class ExecTimedOut(TimedOut):
+    pass
+
+
+class Cancelled(KerneletError):
+    pass
+
+
+class MonitorLost(KerneletError):
+    pass

@@ -1,0 +1,101 @@
+"""Where everything lives.
+
+The *root dir* survives a reboot (images, records, writable layers); the *run dir* does not (pins,
+sockets, what runs now).  Every path of an object is derived from its id, so that after a crash
+"what is mine" can be answered by looking.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    root_dir: Path = Path("/var/lib/kernelet")
+    run_dir: Path = Path("/run/kernelet")
+
+    def prepare(self) -> None:
+        """Make the directories of the daemon, closed to other users (CVE-2024-25621)."""
+        for directory in (
+            self.root_dir, self.blobs, self.layers, self.staging, self.containers, self.sandboxes,
+            self.run_dir, self.run_containers, self.run_sandboxes, self.attach_point,
+        ):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.chmod(directory, 0o700)
+
+    # Kept over a reboot.
+    @property
+    def database(self) -> Path:
+        return self.root_dir / "state.db"
+
+    @property
+    def blobs(self) -> Path:
+        """Content by digest: ``blobs/sha256/<hex>``."""
+        return self.root_dir / "blobs" / "sha256"
+
+    @property
+    def layers(self) -> Path:
+        """Unpacked layers by chain id: ``layers/<hex>``; a name here is whole, staging is elsewhere."""
+        return self.root_dir / "layers"
+
+    @property
+    def staging(self) -> Path:
+        """Downloads and unpacks under way; what is found here at start is swept."""
+        return self.root_dir / "staging"
+
+    @property
+    def containers(self) -> Path:
+        return self.root_dir / "containers"
+
+    @property
+    def sandboxes(self) -> Path:
+        return self.root_dir / "sandboxes"
+
+    def container(self, container_id: str) -> Path:
+        """Kept files of one container: the writable layer (``upper``, ``work``)."""
+        return self.containers / container_id
+
+    def sandbox(self, sandbox_id: str) -> Path:
+        """Kept files of one sandbox: hosts, hostname, resolv.conf."""
+        return self.sandboxes / sandbox_id
+
+    # Gone at reboot.
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "kernelet.sock"
+
+    @property
+    def lock(self) -> Path:
+        return self.run_dir / "kernelet.lock"
+
+    @property
+    def monitor_socket(self) -> Path:
+        return self.run_dir / "monitor.sock"
+
+    @property
+    def monitor_lock(self) -> Path:
+        return self.run_dir / "monitor.lock"
+
+    @property
+    def attach_point(self) -> Path:
+        """An empty directory on which a container's init attaches its root, in its own mount namespace."""
+        return self.run_dir / "rootfs"
+
+    @property
+    def run_containers(self) -> Path:
+        return self.run_dir / "containers"
+
+    @property
+    def run_sandboxes(self) -> Path:
+        return self.run_dir / "sandboxes"
+
+    def run_container(self, container_id: str) -> Path:
+        """What a reaper leaves behind: ``exit``."""
+        return self.run_containers / container_id
+
+    def run_sandbox(self, sandbox_id: str) -> Path:
+        """Pinned namespaces (``net``, ``ipc``, ``uts``) and the shared ``shm``."""
+        return self.run_sandboxes / sandbox_id

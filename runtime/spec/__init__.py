@@ -1,0 +1,1 @@
+"""The OCI runtime spec, typed: ``schema`` (config.json), ``defaults``, ``load``."""
