@@ -122,7 +122,6 @@ SOURCE = """
     #include <linux/audit.h>
     #include <linux/capability.h>
     #include <linux/close_range.h>
-    #include <linux/fcntl.h>
     #include <linux/filter.h>
     #include <linux/keyctl.h>
     #include <linux/magic.h>
