@@ -1,0 +1,156 @@
+"""config.json: every fault has the name of its field, and nothing but InvalidSpec comes out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.errors import InvalidSpec
+from runtime.spec import schema
+from runtime.spec.load import SIZE_LIMIT_BYTES, load, validate
+
+DOCUMENT: dict[str, Any] = {
+    "ociVersion": "1.2.0",
+    "root": {"path": "rootfs", "readonly": True},
+    "process": {
+        "user": {"uid": 1000, "gid": 1000, "additionalGids": [5]},
+        "args": ["sh", "-c", "true"],
+        "env": ["PATH=/bin", "EMPTY="],
+        "cwd": "/",
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096}],
+        "oomScoreAdj": 999,
+    },
+    "mounts": [{"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"]}],
+    "linux": {
+        "namespaces": [{"type": "mount"}, {"type": "network", "path": "/run/netns/a"}],
+        "uidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}],
+        "devices": [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438}],
+        "maskedPaths": ["/proc/kcore"],
+        "resources": {"memory": {"limit": 1 << 30}, "unified": {"memory.oom.group": "1"}},
+    },
+    "annotations": {"a": "b"},
+    "unknownProperty": {"is": "ignored"},
+}
+
+
+def changed(path: str, value: object) -> bytes:
+    """DOCUMENT with one value changed; *path* is dotted, numbers are list indices."""
+    document = copy.deepcopy(DOCUMENT)
+    *parents, last = path.split(".")
+    here: Any = document
+    for name in parents:
+        here = here[int(name) if isinstance(here, list) else name]
+    here[int(last) if isinstance(here, list) else last] = value
+    return json.dumps(document).encode()
+
+
+def test_a_whole_document_is_read() -> None:
+    spec = load(json.dumps(DOCUMENT).encode())
+    assert spec.process is not None
+    assert spec.process.user.additional_gids == [5]
+    assert spec.linux.uid_mappings[0].host_id == 100000
+    assert spec.linux.resources == schema.Resources(
+        memory=schema.Memory(limit=1 << 30), unified={"memory.oom.group": "1"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("process.user.uid", "x", "process.user.uid: expected int, got str"),
+        ("process.user.uid", -1, "process.user.uid: -1 is not between 0 and 4294967294"),
+        ("process.user.gid", 2**32 - 1, "process.user.gid: 4294967295 is not between 0 and 4294967294"),
+        ("process.user.additionalGids.0", -5, "process.user.additionalGids[0]: -5 is not between 0 and 4294967294"),
+        ("process.user", {"umask": 0o1000}, "process.user.umask: 512 is not between 0 and 511"),
+        ("process.env.1", None, "process.env[1]: expected str, got null"),
+        ("process.env.1", "A=\0", "process.env[1]: holds a NUL byte"),
+        ("process.args", [], "process.args: empty, there is nothing to run"),
+        ("process.cwd", "tmp", "process.cwd: 'tmp' is not an absolute path"),
+        ("process.oomScoreAdj", 1001, "process.oomScoreAdj: 1001 is not between -1000 and 1000"),
+        ("process.rlimits.0.type", "RLIMIT_X", "process.rlimits[0].type: Linux has no 'RLIMIT_X'"),
+        ("process.rlimits.0.soft", 4097, "process.rlimits[0].soft: 4097 is not between 0 and 4096"),
+        (
+            "process.rlimits",
+            [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}] * 2,
+            "process.rlimits[1].type: 'RLIMIT_CORE' is given twice",
+        ),
+        ("root", {}, "root: object missing required field path"),
+        ("root", {"path": ""}, "root.path: empty"),
+        ("mounts.0.destination", "proc", "mounts[0].destination: 'proc' is not an absolute path"),
+        ("mounts.0.destination", "/a\0b", "mounts[0].destination: holds a NUL byte"),
+        ("linux.namespaces.1.type", "mount", "linux.namespaces[1].type: 'mount' is given twice"),
+        ("linux.namespaces.1.type", "moon", "linux.namespaces[1].type: Linux has no 'moon' namespace"),
+        ("linux.namespaces.1.path", "x", "linux.namespaces[1].path: 'x' is not an absolute path"),
+        ("linux.uidMappings.0.size", 0, "linux.uidMappings[0].size: 0 is not between 1 and 4294967295"),
+        ("linux.devices.0.type", "x", "linux.devices[0].type: 'x' is none of c, b, u, p"),
+        ("linux.devices.0.major", -1, "linux.devices[0].major: -1 is not between 0 and 4294967295"),
+        ("linux.maskedPaths.0", "proc", "linux.maskedPaths[0]: 'proc' is not an absolute path"),
+        ("annotations", {"a\0": "b"}, "annotations: the key 'a\\x00': holds a NUL byte"),
+        ("annotations", {"a": 1}, "annotations[...]: expected str, got int"),
+        ("ociVersion", "2.0.0", "ociVersion: '2.0.0' is not a version 1 of the specification"),
+        ("ociVersion", "10.0", "ociVersion: '10.0' is not a version 1 of the specification"),
+    ],
+)
+def test_the_wrong_field_is_named(path: str, value: object, message: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        load(changed(path, value))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (b"", "not a JSON document: input data was truncated"),
+        (b"[]", "expected object, got array"),
+        (b"{}", "object missing required field ociVersion"),
+        (b'{"ociVersion": "1.0.0", "hostname": "\xff"}', "not a JSON document: 'utf-8' codec can't decode byte 0xff"),
+        (b'{"ociVersion": "1.0.0", "hooks": ' + b"[" * 100_000, "not a JSON document: maximum recursion depth"),
+        (b" " * (SIZE_LIMIT_BYTES + 1), f"the document has {SIZE_LIMIT_BYTES + 1} bytes"),
+    ],
+)
+def test_what_is_no_document_is_refused(document: bytes, message: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        load(document)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_spec_that_was_made_is_held_to_the_same() -> None:
+    validate(schema.Spec(process=schema.Process(args=["a"])))
+    with pytest.raises(InvalidSpec, match=r"process\.cwd"):
+        validate(schema.Spec(process=schema.Process(args=["a"], cwd="")))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+PLACES = [
+    "ociVersion", "root", "root.path", "process", "process.user", "process.user.uid", "process.args", "process.args.0",
+    "process.rlimits", "process.rlimits.0", "process.rlimits.0.hard", "process.oomScoreAdj", "mounts", "mounts.0",
+    "mounts.0.options", "linux", "linux.namespaces", "linux.namespaces.0", "linux.devices.0.fileMode", "annotations",
+    "linux.resources", "linux.resources.memory.limit", "linux.uidMappings.0.containerID", "unknownProperty",
+]  # fmt: skip
+
+
+@given(st.sampled_from(PLACES), JSON)
+def test_any_value_anywhere_is_read_or_refused(place: str, value: object) -> None:
+    try:
+        spec = load(changed(place, value))
+    except InvalidSpec as error:
+        assert str(error)
+    else:
+        validate(spec)
+
+
+@given(st.binary(max_size=64) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_read_or_refused(document: bytes) -> None:
+    try:
+        load(document)
+    except InvalidSpec as error:
+        assert str(error)
