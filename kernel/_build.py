@@ -49,19 +49,19 @@ CONSTANTS = """
     AUDIT_ARCH_X86_64 AUDIT_ARCH_I386 AUDIT_ARCH_AARCH64 AUDIT_ARCH_ARM
     _LINUX_CAPABILITY_VERSION_3
     KEYCTL_JOIN_SESSION_KEYRING
-    TIOCGPTPEER TIOCSCTTY TIOCSWINSZ TIOCGWINSZ TIOCSPTLCK
+    TIOCGPTPEER TIOCSCTTY TIOCSWINSZ TIOCGWINSZ TIOCSPTLCK TIOCGPTN
     RLIMIT_CPU RLIMIT_FSIZE RLIMIT_DATA RLIMIT_STACK RLIMIT_CORE RLIMIT_RSS RLIMIT_NPROC RLIMIT_NOFILE RLIMIT_MEMLOCK
     RLIMIT_AS RLIMIT_LOCKS RLIMIT_SIGPENDING RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_RTPRIO RLIMIT_RTTIME
     PROC_SUPER_MAGIC OVERLAYFS_SUPER_MAGIC TMPFS_MAGIC CGROUP2_SUPER_MAGIC NSFS_MAGIC
-    SPLICE_F_NONBLOCK
+    SPLICE_F_NONBLOCK SIOCSIFFLAGS IFF_UP AF_INET SOCK_DGRAM SOCK_CLOEXEC
 """.split()
 
 #: System calls that programs are made of: the number of each comes from the headers too.
 CALLS = """
-    capset chdir chroot clone3 close close_range dup3 execve exit_group faccessat2 fchdir fchmod fchmodat fchown fchownat
+    clock_gettime capset chdir chroot clone3 close close_range dup3 execve exit_group faccessat2 fchdir fchmod fchmodat fchown fchownat
     fcntl fsconfig fsmount fsopen getcwd getpid ioctl ioprio_set keyctl kill linkat mkdirat mknodat mount mount_setattr
     move_mount nanosleep open_tree openat openat2 personality pidfd_getfd pidfd_open pivot_root ppoll prctl prlimit64 read
-    renameat2 rt_sigaction rt_sigprocmask sched_setaffinity sched_setattr seccomp set_mempolicy setdomainname setgroups sethostname setns
+    renameat2 socket rt_sigaction rt_sigprocmask sched_setaffinity sched_setattr seccomp set_mempolicy setdomainname setgroups sethostname setns
     setresgid setresuid setsid symlinkat umask umount2 unlinkat unshare utimensat wait4 waitid write
 """.split()
 
@@ -112,6 +112,8 @@ SOURCE = """
     #include <sys/ioctl.h>
     #include <sys/mman.h>
     #include <sys/mount.h>
+    #include <sys/socket.h>
+    #include <net/if.h>
     #include <sys/prctl.h>
     #include <sys/resource.h>
     #include <sys/stat.h>

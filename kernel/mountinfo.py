@@ -44,8 +44,16 @@ def _parse_line(line: str) -> Mount:
     kind, source, super_options = fields[separator + 1 : separator + 4]
     shared = next((field.partition(":")[2] for field in fields[6:separator] if field.startswith("shared:")), None)
     return Mount(
-        int(mount_id), int(parent_id), device, _unescape(root), _unescape(target), tuple(options.split(",")),
-        shared, kind, _unescape(source), tuple(super_options.split(",")),
+        int(mount_id),
+        int(parent_id),
+        device,
+        _unescape(root),
+        _unescape(target),
+        tuple(options.split(",")),
+        shared,
+        kind,
+        _unescape(source),
+        tuple(super_options.split(",")),
     )
 
 

@@ -25,7 +25,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Union
 
 from kernel._linux import ffi, lib
 from kernel.fd import Fd, memory
@@ -95,7 +94,7 @@ class Buffer:
     offset: int = 0
 
 
-Argument = Union[int, str, bytes, Slot, Flags, Vector, Words, Filter, Buffer]
+Argument = int | str | bytes | Slot | Flags | Vector | Words | Filter | Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +139,9 @@ class Program:
         self.clone_index = len(self.steps)
         self.steps.append(Step("clone3", (every, -1 if cgroup is None else cgroup), why, "pid", (), hint))
 
-    def afterwards(self, name: str, *arguments: Argument, why: str, store: str | None = None, tolerate: Iterable[int] = ()) -> None:
+    def afterwards(
+        self, name: str, *arguments: Argument, why: str, store: str | None = None, tolerate: Iterable[int] = ()
+    ) -> None:
         """Add a step of the parent half, which runs after the clone."""
         self.behind.append(Step(name, arguments, why, store, tuple(tolerate)))
 
@@ -206,8 +207,13 @@ def read_report(file: Fd, step_count: int | None = None) -> Outcome:
     pid, failed, at, reaper_failed, began_ns = _REPORT.unpack_from(content)
     entries = [_ENTRY.unpack_from(content, _REPORT.size + index * _ENTRY.size) for index in range(count)]
     return Outcome(
-        pid, at, failed - 1 if failed else None, tuple(result for result, _ in entries), tuple(at_ns for _, at_ns in entries),
-        began_ns, reaper_failed - 1 if reaper_failed else None,
+        pid,
+        at,
+        failed - 1 if failed else None,
+        tuple(result for result, _ in entries),
+        tuple(at_ns for _, at_ns in entries),
+        began_ns,
+        reaper_failed - 1 if reaper_failed else None,
     )
 
 
@@ -276,8 +282,15 @@ class _Packer:
         relocations_at = self._data_at + len(self._data)
         relocations = struct.pack(f"<{len(self._relocations)}I", *self._relocations)
         header = _HEADER.pack(
-            _MAGIC, _VERSION, len(self._steps), relocations_at + len(relocations), report_size(len(self._steps)),
-            self._slots_at, relocations_at, len(self._relocations), self._pid_word,
+            _MAGIC,
+            _VERSION,
+            len(self._steps),
+            relocations_at + len(relocations),
+            report_size(len(self._steps)),
+            self._slots_at,
+            relocations_at,
+            len(self._relocations),
+            self._pid_word,
         )
         return header + steps + slots + self._data + relocations
 
@@ -357,4 +370,3 @@ class _Packer:
         self._relocations.append(offset + ffi.offsetof("struct clone_args", "pidfd"))
         self._pid_word = offset + ffi.offsetof("struct clone_args", "parent_tid")
         return offset
-

@@ -1,0 +1,265 @@
+"""Prepare the ground for a start: open what comes from the host, make what mounts stand on, look at what differs.
+
+Runs in the daemon, before the program is composed.  It answers with ``Facts`` for ``init.program`` and
+with the descriptors they name.  Every path inside the image goes through ``kernel.resolve``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kernel import mount as kernel_mount
+from kernel import terminal
+from kernel.capability import last_capability
+from kernel.fd import Fd, open_path
+from kernel.mountinfo import load_mountinfo
+from kernel.program import Flags
+from kernel.resolve import is_directory, make_directories, make_file, open_in_root
+from runtime.container.descriptors import FIRST_OPENED
+from runtime.container.facts import Facts, Join, OpenedMount
+from runtime.container.namespaces import KINDS
+from runtime.container.options import parse_options
+from runtime.errors import HostPathNotFound, InvalidSpec
+from runtime.spec import schema
+
+_FRESH = {"tmpfs"}
+
+
+@dataclass(slots=True)
+class Ground:
+    """The descriptors of a start, by the number that the program knows them by, and the facts that go with them."""
+
+    facts: Facts
+    descriptors: dict[int, Fd] = field(default_factory=dict)
+    terminal: terminal.Terminal | None = None
+
+    def close(self) -> None:
+        """Close everything; the monitor has its own copies by then."""
+        for descriptor in self.descriptors.values():
+            descriptor.close()
+        if self.terminal is not None:
+            self.terminal.close()
+
+
+def prepare(spec: schema.Spec, root: Fd, *, attach_point: Path, in_cgroup: bool) -> Ground:
+    """Open and check what *spec* needs; *root* is the detached root mount, whose ownership passes to the result.
+
+    Raises InvalidSpec, HostPathNotFound, or OSError naming the path; nothing stays open then.
+    """
+    builder = _Builder(spec, root)
+    try:
+        builder.open_namespaces()
+        builder.open_mounts()
+        builder.make_places()
+        masked = builder.find_masked()
+        builder.finish_root()
+    except BaseException:
+        builder.close()
+        raise
+    facts = Facts(
+        attach_point=os.fspath(attach_point),
+        root=builder.root_number,
+        last_capability=last_capability(),
+        joins=tuple(builder.joins),
+        opened=tuple((index, opened) for index, opened in builder.opened.items()),
+        missing=tuple((index, tuple(paths)) for index, paths in builder.missing.items()),
+        masked=tuple(masked),
+        null_device=builder.null_device,
+        console=builder.console,
+        in_cgroup=in_cgroup,
+    )
+    return Ground(facts, builder.descriptors, builder.terminal)
+
+
+class _Builder:
+    def __init__(self, spec: schema.Spec, root: Fd) -> None:
+        self._spec = spec
+        self.descriptors: dict[int, Fd] = {}
+        self.joins: list[Join] = []
+        self.opened: dict[int, OpenedMount] = {}
+        self.missing: dict[int, list[str]] = {}
+        self.null_device: int | None = None
+        self.console: int | None = None
+        self.terminal: terminal.Terminal | None = None
+        self.root_number = self._keep(root)
+
+    def close(self) -> None:
+        for descriptor in self.descriptors.values():
+            descriptor.close()
+        if self.terminal is not None:
+            self.terminal.close()
+
+    def _keep(self, file: Fd) -> int:
+        number = FIRST_OPENED + len(self.descriptors)
+        self.descriptors[number] = file
+        return number
+
+    @property
+    def _root(self) -> Fd:
+        return self.descriptors[self.root_number]
+
+    def open_namespaces(self) -> None:
+        for namespace in self._spec.linux.namespaces:
+            if namespace.path:
+                kind = KINDS.get(namespace.type)
+                if kind is None:
+                    raise InvalidSpec(f"linux.namespaces: unknown type {namespace.type!r}")
+                self.joins.append(Join(kind, self._keep(open_path(namespace.path))))
+
+    def open_mounts(self) -> None:
+        for index, mount in enumerate(self._spec.mounts):
+            if mount.type == "bind" or parse_options(mount.options).is_bind:
+                file = open_bind(mount)
+                self.opened[index] = OpenedMount(self._keep(file), is_directory(file))
+            elif mount.type == "devpts" and self._wants_terminal:
+                self._open_terminal(index, mount)
+
+    @property
+    def _wants_terminal(self) -> bool:
+        return self._spec.process is not None and self._spec.process.terminal
+
+    def _open_terminal(self, index: int, mount: schema.Mount) -> None:
+        """Mount the container's devpts here, so that its first terminal is opened by descriptor (CVE-2025-52565)."""
+        options = parse_options(mount.options)
+        file = kernel_mount.new_filesystem("devpts", options.data, attributes=Flags(options.add).value())
+        self.opened[index] = OpenedMount(self._keep(file), True)
+        self.terminal = terminal.open_terminal(file)
+        self.console = self._keep(kernel_mount.clone_tree(self.terminal.name, directory=file))
+
+    def make_places(self) -> None:
+        """Make the files and directories that mounts, and the working directory, will stand on."""
+        for index, mount in enumerate(self._spec.mounts):
+            place = self.opened[index].is_directory if index in self.opened else True
+            self._make_place(index, mount.destination, directory=place)
+        if self._spec.process is not None:
+            self._make_place(len(self._spec.mounts), self._spec.process.cwd, directory=True)
+
+    def _make_place(self, index: int, path: str, *, directory: bool) -> None:
+        if not path.startswith("/"):
+            raise InvalidSpec(f"{path!r}: must be an absolute path")
+        owner = self._mount_below(index, path)
+        if owner is None:
+            self._make_in(self._root, path, directory=directory)
+        elif owner in self.opened and self._spec.mounts[owner].type != "devpts":
+            inner = path[len(self._spec.mounts[owner].destination.rstrip("/")) :]
+            self._make_in(self.descriptors[self.opened[owner].descriptor], inner, directory=directory)
+        elif self._spec.mounts[owner].type in _FRESH:
+            self.missing[index] = _levels(self._spec.mounts[owner].destination, path, directory=directory)
+
+    def _make_in(self, base: Fd, path: str, *, directory: bool) -> None:
+        try:
+            (make_directories if directory else make_file)(base, path).close()
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                raise InvalidSpec(f"mount at {path}: nothing stands there, and what is below is read-only") from error
+            raise
+
+    def _mount_below(self, index: int, path: str) -> int | None:
+        """The last mount before *index* that *path* lies in; None when that is the root itself."""
+        best, length = None, 0
+        for earlier, mount in enumerate(self._spec.mounts[:index]):
+            prefix = mount.destination.rstrip("/") + "/"
+            if path.startswith(prefix) and len(prefix) >= length:
+                best, length = earlier, len(prefix)
+        return best
+
+    def find_masked(self) -> list[tuple[str, bool]]:
+        """Which masked paths exist, and whether each is a directory."""
+        found = []
+        for path in self._spec.linux.masked_paths:
+            kind = self._kind_of(path)
+            if kind is None:
+                continue
+            found.append((path, kind))
+            if not kind and self.null_device is None:
+                self.null_device = self._keep(_null_device())
+        return found
+
+    def _kind_of(self, path: str) -> bool | None:
+        owner = self._mount_below(len(self._spec.mounts), path)
+        if owner is None:
+            return _look(lambda: open_in_root(self._root, path))
+        if owner in self.opened:
+            inner = path[len(self._spec.mounts[owner].destination.rstrip("/")) :]
+            return _look(lambda: open_in_root(self.descriptors[self.opened[owner].descriptor], inner))
+        if self._spec.mounts[owner].type in ("proc", "sysfs"):
+            # A new procfs of the same kernel has what ours has.
+            return _look(lambda: open_path(path, os.O_PATH))
+        return None
+
+    def finish_root(self) -> None:
+        if self._spec.root is not None and self._spec.root.readonly:
+            kernel_mount.set_attributes(self._root, add=Flags(("MOUNT_ATTR_RDONLY",)).value())
+
+
+def open_bind(mount: schema.Mount) -> Fd:
+    """A detached mount of *mount*'s source with its options applied.
+
+    Raises HostPathNotFound when the source is absent: making it silently hides a typing error, and a
+    kubelet makes what it needs.
+    """
+    options = parse_options(mount.options)
+    try:
+        file = kernel_mount.clone_tree(mount.source, recursive=options.is_recursive)
+    except FileNotFoundError as error:
+        raise HostPathNotFound(f"mount {mount.destination}: host path {mount.source}: no such file or directory") from error
+    try:
+        if options.data:
+            raise InvalidSpec(f"mount {mount.destination}: unknown option {options.data[0][0]!r} for a bind mount")
+        if options.propagation == "shared" and not _is_on_shared(mount.source):
+            raise InvalidSpec(
+                f"mount {mount.destination}: host path {mount.source} is not on a shared mount, which rshared needs"
+            )
+        _apply(file, options.add, options.clear, recursive=False)
+        if options.recursive_add or options.recursive_clear:
+            _apply(file, options.recursive_add, options.recursive_clear, recursive=True)
+        kernel_mount.set_attributes(file, propagation=options.propagation or "private", recursive=options.is_recursive)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _apply(file: Fd, add: tuple[str, ...], clear: tuple[str, ...], *, recursive: bool) -> None:
+    atime = any("ATIME" in name and name != "MOUNT_ATTR_NODIRATIME" for name in add)
+    cleared = Flags((*clear, *(("MOUNT_ATTR__ATIME",) if atime else ()))).value()
+    if add or clear:
+        kernel_mount.set_attributes(file, add=Flags(add).value(), clear=cleared, recursive=recursive)
+
+
+def _is_on_shared(source: str) -> bool:
+    path = os.path.realpath(source)
+    below = [mount for mount in load_mountinfo() if path == mount.target or path.startswith(mount.target.rstrip("/") + "/")]
+    return bool(below) and max(below, key=lambda mount: (len(mount.target), mount.mount_id)).is_shared
+
+
+def _null_device() -> Fd:
+    """A detached mount of the host's /dev/null, seen to be the null device (CVE-2025-31133)."""
+    file = kernel_mount.clone_tree("/dev/null")
+    status = os.fstat(file.fileno())
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+        file.close()
+        raise OSError(errno.ENODEV, "not the null device", "/dev/null")
+    return file
+
+
+def _look(find: Callable[[], Fd]) -> bool | None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), find() as file:
+        return is_directory(file)
+    return None
+
+
+def _levels(base: str, path: str, *, directory: bool) -> list[str]:
+    """The directories below *base* on the way to *path*: with *path* itself when it is one."""
+    here, levels = base.rstrip("/"), []
+    parts = path[len(here) :].strip("/").split("/")
+    for part in parts if directory else parts[:-1]:
+        here = f"{here}/{part}"
+        levels.append(here)
+    return levels

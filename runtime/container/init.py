@@ -1,0 +1,96 @@
+"""The program that turns a new process into a container: the recipe.
+
+Read it from top to bottom to learn what a container is.  Each line adds the steps of one facility
+and lives in the file of its name; nothing here touches the node (``ground.py`` has, before).
+"""
+
+from __future__ import annotations
+
+from kernel.program import Flags, Program, Words
+from runtime.container import namespaces, process, reaper, rootfs
+from runtime.container.descriptors import Descriptor
+from runtime.container.facts import Facts
+from runtime.errors import InvalidSpec
+from runtime.spec import schema
+
+
+def program(title: str, spec: schema.Spec, facts: Facts, filter_code: bytes | None = None, *, waits: bool = True) -> Program:
+    """The steps of *spec* on the ground that *facts* describe.  The order is the kernel's, not ours.
+
+    Up to ``wait_for_start`` they run when the container is created; starting it only lets it go on.
+    """
+    if spec.process is None:
+        raise InvalidSpec("process: a container needs a process to be started")
+    steps = Program(title)
+    leave_the_monitor(steps)
+    namespaces.clone(steps, spec, facts, Descriptor.CGROUP if facts.in_cgroup else None)
+    process.limit(steps, spec.process)
+    process.label(steps, spec.process)
+    namespaces.enter(steps, spec, facts)
+    namespaces.set_sysctls(steps, spec)
+    rootfs.enter(steps, facts)
+    rootfs.mount_all(steps, spec, facts)
+    rootfs.make_devices(steps, spec, facts)
+    rootfs.pivot(steps, facts)
+    rootfs.protect(steps, spec, facts)
+    process.attach_terminal(steps, spec.process)
+    process.close_all(steps)  # before chdir: no descriptor may lead back to the host
+    process.become(steps, spec.process, facts.last_capability, filter_code)
+    if waits:
+        process.wait_for_start(steps)
+    process.execute(steps, spec.process)
+    reaper.stay_behind(steps)
+    return steps
+
+
+def leave_the_monitor(steps: Program) -> None:
+    """What the runner does before it clones."""
+    steps.call("setsid", why="no signal to the monitor's session or terminal may reach a container")
+    steps.call("umask", 0, why="modes as they are written here")
+
+
+def pause_program(title: str, *, in_cgroup: bool) -> Program:
+    """The first process of a pid namespace that a pod shares: it adopts orphans and does nothing else.
+
+    It keeps no file, no right and no root: /proc/1/root must not lead containers anywhere.
+    """
+    steps = Program(title)
+    leave_the_monitor(steps)
+    steps.clone(
+        ("CLONE_NEWPID", "CLONE_NEWNS"),
+        cgroup=Descriptor.CGROUP if in_cgroup else None,
+        why="the first process of the pod's pid namespace",
+    )
+    steps.call("prctl", Flags(("PR_SET_NAME",)), "pause", 0, 0, 0, why="what ps shows")
+    steps.call("setsid", why="a session of its own")
+    _enter_nothing(steps)
+    ignore = Words(8, (1, 0, 0, 0), label="{SIG_IGN}")
+    steps.call(
+        "rt_sigaction", Flags(("SIGCHLD",)), ignore, 0, 8, why="the kernel reaps orphans of a parent that ignores their end"
+    )
+    steps.call("close_range", Descriptor.STDIN, Descriptor.READY_READ, 0, why="keep no file")
+    steps.call("close_range", Descriptor.START, process.LAST, 0, why="keep no file but the ready pipe")
+    steps.call("setresgid", 65534, 65534, 65534, why="nobody's group")
+    steps.call("setresuid", 65534, 65534, 65534, why="nobody, with no capability")
+    steps.call("prctl", Flags(("PR_SET_NO_NEW_PRIVS",)), 1, 0, 0, 0, why="for good")
+    steps.call("write", Descriptor.READY, "c", 1, why="the namespace is there")
+    steps.call("close", Descriptor.READY, why="and nothing more will be said")
+    steps.call("ppoll", 0, 0, 0, 0, 0, why="wait until the pod ends")
+    reaper.stay_behind(steps)
+    return steps
+
+
+def _enter_nothing(steps: Program) -> None:
+    steps.call("mount", 0, "/", 0, Flags(("MS_REC", "MS_PRIVATE")), 0, why="apart from everybody else's mounts")
+    steps.call(
+        "mount",
+        "none",
+        "/proc",
+        "tmpfs",
+        Flags(("MS_RDONLY", "MS_NOSUID", "MS_NODEV", "MS_NOEXEC")),
+        "size=0,nr_inodes=2",
+        why="an empty root (over /proc, which is a directory on every host)",
+    )
+    steps.call("chdir", "/proc", why="stand in it")
+    steps.call("pivot_root", ".", ".", why="the empty directory becomes /")
+    steps.call("umount2", ".", Flags(("MNT_DETACH",)), why="let go of the host's tree")

@@ -1,0 +1,108 @@
+"""Which namespaces a container's init makes, which it joins, and in which of the two processes."""
+
+from __future__ import annotations
+
+from kernel.program import Flags, Program, Slot, Words
+from runtime.container.facts import Facts
+from runtime.errors import InvalidSpec, Unsupported
+from runtime.spec import schema
+
+KINDS = {
+    "pid": "CLONE_NEWPID",
+    "network": "CLONE_NEWNET",
+    "mount": "CLONE_NEWNS",
+    "ipc": "CLONE_NEWIPC",
+    "uts": "CLONE_NEWUTS",
+    "cgroup": "CLONE_NEWCGROUP",
+    "user": "CLONE_NEWUSER",
+    "time": "CLONE_NEWTIME",
+}
+_IFREQ = b"lo".ljust(16, b"\0")
+
+
+def new_kinds(spec: schema.Spec) -> tuple[str, ...]:
+    """The kinds that the spec asks to be made: named without a path."""
+    kinds = []
+    for namespace in spec.linux.namespaces:
+        if namespace.type not in KINDS:
+            raise InvalidSpec(f"linux.namespaces: unknown type {namespace.type!r}")
+        if namespace.type in ("user", "time"):
+            raise Unsupported(f"linux.namespaces: {namespace.type} namespaces are not supported yet")
+        if not namespace.path:
+            kinds.append(KINDS[namespace.type])
+    if "CLONE_NEWNS" not in kinds:
+        raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
+    return tuple(kinds)
+
+
+def clone(steps: Program, spec: schema.Spec, facts: Facts, cgroup: int | None) -> None:
+    """Make the new process, in its cgroup and namespaces at once.
+
+    Two things cannot be done in that one call: a pid namespace is joined by whoever clones, before
+    it; a cgroup namespace is rooted where its maker *is*, so it is made after.
+    """
+    for join in facts.joins:
+        if join.kind == "CLONE_NEWPID":
+            steps.call(
+                "setns",
+                join.descriptor,
+                Flags((join.kind,)),
+                why="children of this process are born into the shared pid namespace",
+            )
+    kinds = tuple(kind for kind in new_kinds(spec) if kind != "CLONE_NEWCGROUP")
+    steps.clone(
+        kinds,
+        cgroup=cgroup,
+        why="the new process, with its namespaces, in its cgroup",
+        hint="the kernel lacks one of these namespaces, a limit of /proc/sys/user is reached, or the cgroup refuses processes",
+    )
+
+
+def enter(steps: Program, spec: schema.Spec, facts: Facts) -> None:
+    """In the new process: enter the namespaces that are shared, and finish those that are new."""
+    for join in facts.joins:
+        if join.kind != "CLONE_NEWPID":
+            steps.call(
+                "setns",
+                join.descriptor,
+                Flags((join.kind,)),
+                why=f"enter the {join.kind.removeprefix('CLONE_NEW').lower()} namespace",
+            )
+    kinds = new_kinds(spec)
+    if "CLONE_NEWCGROUP" in kinds:
+        steps.call(
+            "unshare", Flags(("CLONE_NEWCGROUP",)), why="the cgroup that this process is in becomes the top of the tree it sees"
+        )
+    if "CLONE_NEWNET" in kinds:
+        steps.call(
+            "socket", Flags(("AF_INET",)), Flags(("SOCK_DGRAM", "SOCK_CLOEXEC")), 0, store="socket", why="to speak of interfaces"
+        )
+        request = Words(1, tuple(_IFREQ + Flags(("IFF_UP",)).value().to_bytes(2, "little") + bytes(22)), label='{"lo", IFF_UP}')
+        steps.call(
+            "ioctl", Slot("socket"), Flags(("SIOCSIFFLAGS",)), request, why="a new network namespace has its loopback down"
+        )
+    if spec.hostname:
+        steps.call("sethostname", spec.hostname, len(spec.hostname.encode()), why="the container's host name")
+    if spec.domainname:
+        steps.call("setdomainname", spec.domainname, len(spec.domainname.encode()), why="the container's domain name")
+
+
+def set_sysctls(steps: Program, spec: schema.Spec) -> None:
+    """Namespaced kernel settings, written through the host's own /proc, which shows the writer's namespaces."""
+    for key, value in spec.linux.sysctl.items():
+        path = "/proc/sys/" + key.replace(".", "/")
+        if "/../" in path or "\0" in key or not key.strip("./"):
+            raise InvalidSpec(f"linux.sysctl {key!r}: not the name of a setting")
+        steps.call(
+            "openat",
+            Flags(("AT_FDCWD",)),
+            path,
+            Flags(("O_WRONLY", "O_CLOEXEC")),
+            0,
+            store="setting",
+            why=f"find {key}",
+            hint="this kernel has no such setting",
+        )
+        steps.call(
+            "write", Slot("setting"), value, len(value.encode()), why=f"set {key} to {value}", hint="the value is out of range"
+        )

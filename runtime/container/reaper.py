@@ -1,0 +1,62 @@
+"""What the parent half of the runner does after the clone: wait, and leave the exit status behind.
+
+It holds the monitor's ends of the streams, so that a container neither blocks for good nor loses
+output while no monitor lives; it ends only when a monitor that has read all of it says so (SIGKILL).
+PSS of a waiting reaper: 16 to 24 KB.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from kernel.program import Buffer, Flags, Program, Slot
+from runtime.container.descriptors import EXIT_FILE, EXIT_SIZE, SIGINFO_SIZE, Descriptor
+
+LAST = 0xFFFFFFFF
+CLOCK_REALTIME = 0
+
+
+def stay_behind(program: Program) -> None:
+    """Add the reaper's steps to *program*."""
+    then = program.afterwards
+    status = Buffer("status", EXIT_SIZE)
+    then("prctl", Flags(("PR_SET_NAME",)), "kernelet:reaper", 0, 0, 0, why="say who this is, for ps")
+    then(
+        "dup3",
+        Slot("pidfd"),
+        Descriptor.INIT,
+        Flags(("O_CLOEXEC",)),
+        tolerate=(errno.EINVAL,),
+        why="keep the new process's pidfd where a monitor looks for it (EINVAL: it is there already)",
+    )
+    then(
+        "close_range", Descriptor.STDIN, Descriptor.STDERR, 0, why="hold no end of the container's own streams, or they never end"
+    )
+    then("close", Descriptor.READY, why="let the ready pipe end with the new process")
+    then("close", Descriptor.PROGRAM, why="the program is mapped")
+    then("close", Descriptor.CGROUP, tolerate=(errno.EBADF,), why="the cgroup was needed for the clone alone")
+    then("close_range", Descriptor.INIT + 1, LAST, 0, why="namespaces and mounts were needed for the start alone")
+    then("waitid", Flags(("P_ALL",)), 0, status, Flags(("WEXITED",)), 0, why="wait for the one child there is")
+    then("clock_gettime", CLOCK_REALTIME, Buffer("status", EXIT_SIZE, SIGINFO_SIZE), why="note when")
+    then(
+        "openat",
+        Descriptor.RUN_DIR,
+        EXIT_FILE + ".new",
+        Flags(("O_WRONLY", "O_CREAT", "O_TRUNC", "O_CLOEXEC")),
+        0o600,
+        store="file",
+        why="a file beside the one that will be read",
+    )
+    then("write", Slot("file"), status, EXIT_SIZE, why="the kernel's own words: siginfo_t, then the time")
+    then("renameat2", Descriptor.RUN_DIR, EXIT_FILE + ".new", Descriptor.RUN_DIR, EXIT_FILE, 0, why="whole or not at all")
+    then("write", Descriptor.DONE, struct.pack("<Q", 1), 8, why="wake the monitor")
+    then("ppoll", 0, 0, 0, 0, 0, why="hold the streams until a monitor has read them and ends this process")
+
+
+def read_exit(content: bytes) -> tuple[int, int]:
+    """(exit code, time in ns since the epoch) from an exit file; a death by signal is 128 + its number."""
+    code, status = struct.unpack_from("<i", content, 8)[0], struct.unpack_from("<i", content, 24)[0]
+    seconds, nanoseconds = struct.unpack_from("<qq", content, SIGINFO_SIZE)
+    exited = 1  # CLD_EXITED
+    return (status if code == exited else 128 + status), seconds * 1_000_000_000 + nanoseconds
