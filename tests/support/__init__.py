@@ -1,0 +1,1 @@
+"""What tests are written with: requirements, children in namespaces, waiting, and an audit of what is left behind."""

@@ -1,0 +1,166 @@
+"""One test run sees a node of its own: namespaces, the cgroup tree, a directory.
+
+pytest itself moves in, before the first test, so that every process it starts is inside as well:
+
+    mount     private; a fresh /sys (it shows the links of its mounter's network namespace) and, bound
+              over /sys/fs/cgroup, the run's own directory of the v2 hierarchy: here every host looks pure v2
+    network   loopback only: a forgotten bridge or table goes with the run and meets no other run
+    ipc, uts  a test may set the host name
+    cgroup    the run's directory is the root; pytest itself sits below it in /pytest, because a cgroup
+              with processes cannot hand controllers to its children
+
+pytest is also the subreaper: a daemon's orphans become its children, where the audit (``leaks``) finds them.
+What a run that was killed left behind is found by name and swept by the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from kernel import mount
+from kernel._linux import lib
+from kernel.errors import check
+from kernel.fd import open_path
+from kernel.mountinfo import load_mountinfo
+from tests.support import cgroup
+
+PREFIX = "kernelet-test-"
+NAMESPACES = lib.CLONE_NEWNS | lib.CLONE_NEWNET | lib.CLONE_NEWIPC | lib.CLONE_NEWUTS | lib.CLONE_NEWCGROUP
+
+#: File systems below /sys that programs ask about security modules and BPF; moved over to the fresh /sys.
+KEPT_BELOW_SYS = ("/sys/kernel/security", "/sys/fs/selinux", "/sys/fs/bpf", "/sys/kernel/debug", "/sys/kernel/tracing")
+
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What belongs to one run of pytest."""
+
+    directory: Path
+    bridge: str
+    subnet: IPv4Network
+    is_isolated: bool
+
+
+@contextmanager
+def isolated() -> Iterator[Run]:
+    """Move this process into a node of its own; at the end kill, unmount and remove all that is left there.
+
+    Without root only the directory is private.  The namespaces end with the process.
+    """
+    sweep_directories()
+    name = f"{PREFIX}{os.getpid()}-{_started_at(os.getpid())}"
+    with ExitStack() as undo:
+        directory = Path("/tmp") / name
+        directory.mkdir(mode=0o700)
+        undo.callback(shutil.rmtree, directory)
+        root = os.geteuid() == 0
+        if root:
+            check(lib.prctl(lib.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+            undo.callback(_unmount_below, directory)
+            undo.enter_context(_own_node(name))
+        number = os.getpid() % 250
+        yield Run(directory, f"klt{os.getpid()}", IPv4Network(f"10.{number}.0.0/16"), root)
+
+
+@contextmanager
+def _own_node(name: str) -> Iterator[None]:
+    hierarchy = cgroup.find_hierarchy()
+    with ExitStack() as undo:
+        if hierarchy is not None:
+            tree = undo.enter_context(_own_cgroup(hierarchy, name))
+            _move_into(tree)  # the cgroup we are in when the namespace is made becomes its root
+        check(lib.unshare(NAMESPACES), "unshare")
+        mount.set_propagation("/", "private", recursive=True)
+        if hierarchy is not None:
+            _move_into(tree / "pytest")
+        _replace_sys(None if hierarchy is None else hierarchy / name)
+        bring_loopback_up()
+        yield
+
+
+@contextmanager
+def _own_cgroup(hierarchy: Path, name: str) -> Iterator[Path]:
+    # Opened in the host's cgroup namespace: through these the end of the run gets out of its own.
+    above = open_path(hierarchy, os.O_PATH | os.O_DIRECTORY)
+    home = open_path(hierarchy / cgroup.own_path() / "cgroup.procs", os.O_WRONLY)
+    with above, home:
+        outside = Path(f"/proc/self/fd/{above.fileno()}")
+        _sweep_cgroups(outside)
+        tree = outside / name
+        (tree / "pytest").mkdir(parents=True)
+        try:
+            yield tree
+        finally:
+            os.write(home.fileno(), b"0")
+            cgroup.remove(tree)
+
+
+def _replace_sys(tree: Path | None) -> None:
+    """Put a fresh sysfs on /sys and *tree* on its /sys/fs/cgroup; the host's mounts there vanish from our view."""
+    mounted = {row.target for row in load_mountinfo()}
+    moved = {target: mount.clone_tree(target, recursive=True) for target in KEPT_BELOW_SYS if target in mounted}
+    if tree is not None:
+        moved[str(cgroup.ROOT)] = mount.clone_tree(tree)
+    while any(row.target == "/sys" for row in load_mountinfo()):
+        mount.unmount("/sys")
+    with mount.new_filesystem("sysfs") as fresh:
+        mount.attach(fresh, "/sys")
+    for target, held in moved.items():
+        with held:
+            mount.attach(held, target)
+
+
+def bring_loopback_up() -> None:
+    """Set "lo" of this network namespace up; a new one has it down."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sh14x", b"lo", 0)
+        name, flags = struct.unpack("16sh14x", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request))
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", name, flags | IFF_UP))
+
+
+def _move_into(group: Path) -> None:
+    (group / "cgroup.procs").write_text("0")
+
+
+def _unmount_below(directory: Path) -> None:
+    for row in reversed(load_mountinfo()):
+        if row.target == str(directory) or row.target.startswith(f"{directory}/"):
+            mount.unmount(row.target)
+
+
+def _sweep_cgroups(outside: Path) -> None:
+    for entry in outside.glob(f"{PREFIX}*"):
+        if not _is_alive(entry.name):
+            cgroup.remove(entry)
+
+
+def sweep_directories() -> None:
+    for entry in Path("/tmp").glob(f"{PREFIX}*"):
+        if not _is_alive(entry.name) and entry.lstat().st_uid == os.geteuid():
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_alive(name: str) -> bool:
+    """Whether the run called *name* (process id and start time) still goes on."""
+    pid, _, started_at = name.removeprefix(PREFIX).partition("-")
+    return pid.isdigit() and _started_at(int(pid)) == started_at
+
+
+def _started_at(pid: int) -> str | None:
+    """The start time of *pid* in clock ticks since boot (proc_pid_stat(5), field 22), or None when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
