@@ -270,15 +270,18 @@ class Netlink(Socket):
         answers = self.ask(Request(_link(*attributes), RTM_GETLINK, NLM_F_DUMP, "list links", ""))
         return [link for link in map(_decode_link, answers) if kind in (None, link.kind)]
 
+    def link(self, name: str) -> Link:
+        """The link called *name*; raises OSError (ENODEV) when there is none."""
+        return _decode_link(self.ask(Request(_link(("IFLA_IFNAME", name)), RTM_GETLINK, 0, "find link", name))[0])
+
     def find_link(self, name: str) -> Link | None:
         """The link called *name*, if there is one."""
         try:
-            answers = self.ask(Request(_link(("IFLA_IFNAME", name)), RTM_GETLINK, 0, "find link", name))
+            return self.link(name)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
             return None
-        return _decode_link(answers[0])
 
     def addresses(self, link: Link) -> list[IPv4Interface]:
         """The IPv4 addresses of *link*."""

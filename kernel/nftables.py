@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 from typing import Any, Literal
 
-from kernel.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, Socket
+from kernel.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Request, Socket
 
 # linux/netfilter/nfnetlink.h and nf_tables.h
 SUBSYSTEM = 10 << 8
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
-NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, NEWRULE = (SUBSYSTEM | number for number in (0, 1, 2, 3, 4, 6))
+NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN = (SUBSYSTEM | number for number in range(5))
+NEWRULE, DELRULE = SUBSYSTEM | 6, SUBSYSTEM | 8
 NETWORK_HEADER, SOURCE_OFFSET = 1, 12
 META_OIFNAME = 7
 EQUAL, NOT_EQUAL = 0, 1
@@ -72,10 +73,13 @@ class Batch:
         self._add("table", DELTABLE, 0, "delete table", table, NAME=table)
 
     def add_chain(self, table: str, chain: str, *, kind: Literal["nat", "filter"], hook: str, priority: int) -> None:
-        """Make a chain that the kernel runs at *hook*, lower *priority* first."""
+        """Make a chain that the kernel runs at *hook*, lower *priority* first; unless it is there."""
         place = {"attrs": [("NFTA_HOOK_HOOKNUM", HOOKS[hook]), ("NFTA_HOOK_PRIORITY", priority)]}
-        flags = NLM_F_CREATE | NLM_F_EXCL
-        self._add("chain", NEWCHAIN, flags, f"create chain {chain}", table, TABLE=table, NAME=chain, HOOK=place, TYPE=kind)
+        self._add("chain", NEWCHAIN, NLM_F_CREATE, f"create chain {chain}", table, TABLE=table, NAME=chain, HOOK=place, TYPE=kind)
+
+    def flush_chain(self, table: str, chain: str) -> None:
+        """Delete the rules of a chain."""
+        self._add("rule", DELRULE, 0, f"flush chain {chain}", table, TABLE=table, CHAIN=chain)
 
     def add_rule(self, table: str, chain: str, *parts: Sequence[Expression]) -> None:
         """Append a rule: conditions, then an action."""
