@@ -171,7 +171,8 @@ def _new_file_system(steps: Program, index: int, mount: schema.Mount) -> Slot:
     options = parse_options(mount.options)
     context, made = f"context{index}", f"mount{index}"
     steps.call("fsopen", kind, Flags(("FSOPEN_CLOEXEC",)), store=context, why=f"begin a new {kind}")
-    for key, value in options.data:
+    source = (("source", mount.source),) if mount.source else ()
+    for key, value in (*source, *options.data):
         command = "FSCONFIG_SET_FLAG" if value is None else "FSCONFIG_SET_STRING"
         steps.call(
             "fsconfig",

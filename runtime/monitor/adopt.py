@@ -1,0 +1,88 @@
+"""Find the reapers that an earlier monitor left, and take their descriptors over.
+
+The kernel is the record: a reaper is a process whose executable is the runner's memfd and whose
+descriptor RUN_DIR lies below our run directory.  Nothing had to be written down before the crash.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernel import process
+from kernel.fd import Fd, take_from
+from runtime.container.descriptors import Descriptor
+from runtime.monitor.launch import RUNNER_NAME
+from runtime.monitor.watch import Kind, Watch
+
+
+@dataclass(slots=True)
+class Found:
+    """A reaper without a monitor, by the run directory that it serves."""
+
+    pid: int
+    pidfd: Fd
+    run_dir: Path
+
+
+def find_reapers(run_dir: Path) -> dict[Path, Found]:
+    """Every reaper whose process's run directory lies below *run_dir*, by that directory."""
+    found: dict[Path, Found] = {}
+    for pid in process.all_pids():
+        if not _is_runner(pid) or _is_runner(process.parent_of(pid)):
+            continue
+        try:
+            pidfd = process.open_pidfd(pid)
+        except ProcessLookupError:
+            continue
+        served = _served_by(pid)
+        if served is not None and _is_runner(pid) and served.is_relative_to(run_dir):
+            found[served] = Found(pid, pidfd, served)
+        else:
+            pidfd.close()
+    return found
+
+
+def take_over(found: Found, watch_id: str, kind: Kind) -> tuple[Watch, dict[int, Fd]]:
+    """A watch over *found*, and the monitor's ends of its streams, by Descriptor."""
+
+    def take(number: int) -> Fd:
+        return take_from(found.pidfd, number)
+
+    watch = Watch(
+        watch_id,
+        kind,
+        found.run_dir,
+        found.pid,
+        found.pidfd,
+        take(Descriptor.READY_READ),
+        take(Descriptor.START),
+        take(Descriptor.DONE),
+        take(Descriptor.REPORT),
+    )
+    ends = {}
+    for number in (Descriptor.OUTPUT, Descriptor.ERRORS, Descriptor.INPUT):
+        file = take(number)
+        if _is_null(file):
+            file.close()
+        else:
+            ends[int(number)] = file
+    return watch, ends
+
+
+def _is_runner(pid: int) -> bool:
+    return process.executable_of(pid).startswith(f"/memfd:{RUNNER_NAME}")
+
+
+def _served_by(pid: int) -> Path | None:
+    try:
+        return Path(os.readlink(f"/proc/{pid}/fd/{int(Descriptor.RUN_DIR)}"))
+    except OSError:
+        return None
+
+
+def _is_null(file: Fd) -> bool:
+    status = os.fstat(file.fileno())
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)

@@ -1,0 +1,294 @@
+"""The daemon's end: find the monitor or start one, ask it, hear of exits.
+
+The only file of the daemon that knows how a monitor is reached.  When the monitor dies, every
+request under way fails with ``MonitorLost`` and ``on_lost`` is called from the reading thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernel.errors import failure
+from kernel.fd import Fd, memory
+from kernel.program import Program, Report
+from runtime.errors import MonitorLost
+from runtime.monitor import protocol
+from runtime.monitor.protocol import Message
+from runtime.paths import Paths
+
+START_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A process ended; every byte of its output is where it belongs.  *code* None: nobody saw how."""
+
+    id: str
+    code: int | None
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A start's answer.  *failed* is the index of the step that failed, None when all went well."""
+
+    pid: int
+    failed: int | None
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a process stands, as its monitor knows; *state* None: nobody holds it."""
+
+    state: str | None
+    pid: int
+    code: int | None
+    at_ns: int
+
+
+class MonitorClient:
+    """A connection to the node's monitor.  Safe to use from many threads."""
+
+    def __init__(self, paths: Paths, *, on_exit: Callable[[Exited], None], on_lost: Callable[[], None]) -> None:
+        self._paths = paths
+        self._on_exit = on_exit
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._pending: dict[int, Future[Message]] = {}
+        self._sequence = 0
+        self._connection: socket.socket | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._closing = False
+
+    def connect(self) -> bool:
+        """Connect, starting a monitor when there is none; True when it was started now."""
+        started = False
+        connection = self._try_connect()
+        if connection is None:
+            self._start()
+            started = True
+            connection = self._wait_for_socket()
+        self._connection = connection
+        threading.Thread(target=self._read, args=(connection,), name="monitor", daemon=True).start()
+        return started
+
+    def close(self, *, end_monitor: bool = False) -> None:
+        """Disconnect; with *end_monitor*, end the monitor too (only when it has nothing to watch)."""
+        self._closing = True
+        if end_monitor and self._child is None:
+            self._end_stranger()
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        if end_monitor and self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+    @property
+    def pid(self) -> int:
+        """The monitor's pid."""
+        connection = self._connection
+        if connection is None:
+            raise MonitorLost("there is no monitor")
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int.from_bytes(credentials[:4], sys.byteorder)
+
+    def launch(
+        self,
+        process_id: str,
+        kind: str,
+        program: Program,
+        *,
+        run_dir: Path,
+        name: str,
+        descriptors: Mapping[int, Fd],
+        sinks: Sequence[Fd] = (),
+        output: str = "log",
+        terminal: bool = False,
+        input_pipe: bool = False,
+        limit: int = 0,
+    ) -> tuple[Launched, Report]:
+        """Run *program*; returns when the process is created (or, for an exec, running), with its report.
+
+        *descriptors* are the program's, by number; *sinks* the log file, or the files for captured
+        stdout and stderr.  Nothing of them is closed here.
+        """
+        report = Report(len(program.all_steps))
+        with memory("kernelet-program", program.pack()) as code:
+            files = [code, report.memory, *descriptors.values(), *sinks]
+            message = self._ask(
+                {
+                    "op": "launch",
+                    "id": process_id,
+                    "kind": kind,
+                    "run_dir": os.fspath(run_dir),
+                    "name": name,
+                    "descriptors": list(map(int, descriptors)),
+                    "sinks": len(sinks),
+                    "output": output,
+                    "terminal": terminal,
+                    "input": input_pipe,
+                    "limit": limit,
+                },
+                files,
+            )
+        return _launched(message), report
+
+    def start(self, process_id: str) -> Launched:
+        """Let a created process go on; returns when it has executed its program, or could not."""
+        return _launched(self._ask({"op": "start", "id": process_id}))
+
+    def signal(self, process_id: str, number: int) -> bool:
+        """Signal the process; False when it has ended."""
+        return bool(self._ask({"op": "signal", "id": process_id, "signal": number}).get("delivered", False))
+
+    def reopen_log(self, process_id: str, file: Fd) -> None:
+        """Go on in *file*; when this returns, nothing more goes to the old one."""
+        self._ask({"op": "reopen", "id": process_id}, [file])
+
+    def forget(self, process_id: str, run_dir: Path) -> None:
+        """End the process if it still runs, and its reaper."""
+        self._ask({"op": "forget", "id": process_id, "run_dir": os.fspath(run_dir)})
+
+    def adopt(
+        self,
+        process_id: str,
+        kind: str,
+        *,
+        run_dir: Path,
+        state: str,
+        sinks: Sequence[Fd] = (),
+        terminal: bool = False,
+        output: str = "log",
+    ) -> Standing:
+        """Ask how a process stands, telling a monitor that has just found it what it is for."""
+        message = self._ask(
+            {
+                "op": "adopt",
+                "id": process_id,
+                "kind": kind,
+                "run_dir": os.fspath(run_dir),
+                "state": state,
+                "output": output,
+                "terminal": terminal,
+                "limit": 0,
+            },
+            sinks,
+        )
+        return Standing(message["state"], message.get("pid", 0), message.get("code"), message.get("at_ns", 0))
+
+    def known(self) -> tuple[list[str], list[Path]]:
+        """The ids that the monitor watches, and the run directories of reapers that nobody has claimed."""
+        message = self._ask({"op": "list"})
+        return list(message["watched"]), [Path(path) for path in message["found"]]
+
+    def _ask(self, message: Message, files: Sequence[Fd] = ()) -> Message:
+        answer: Future[Message] = Future()
+        with self._lock:
+            connection = self._connection
+            if connection is None:
+                raise MonitorLost("the monitor is being replaced; try again")
+            self._sequence += 1
+            sequence = self._sequence
+            self._pending[sequence] = answer
+            try:
+                protocol.send(connection, {**message, "seq": sequence}, [file.fileno() for file in files])
+            except OSError as error:
+                del self._pending[sequence]
+                raise MonitorLost(f"the monitor went away: {error.strerror}") from error
+        reply = answer.result()
+        if reply.get("unknown"):
+            raise ProcessLookupError(reply["error"])
+        if "error" in reply:
+            refused = failure(reply["errno"], message["op"])
+            refused.add_note(reply["error"])
+            raise refused
+        return reply
+
+    def _read(self, connection: socket.socket) -> None:
+        while (received := self._receive(connection)) is not None:
+            message, _ = received
+            if message.get("event") == "exited":
+                self._on_exit(Exited(message["id"], message["code"], message["at_ns"]))
+                continue
+            with self._lock:
+                answer = self._pending.pop(message["seq"], None)
+            if answer is not None:
+                answer.set_result(message)
+        self._lost(connection)
+
+    def _receive(self, connection: socket.socket) -> tuple[Message, list[Fd]] | None:
+        try:
+            return protocol.receive(connection)
+        except OSError:
+            return None
+
+    def _lost(self, connection: socket.socket) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, {}
+            if self._connection is connection:
+                self._connection = None
+        for answer in pending.values():
+            answer.set_exception(MonitorLost("the monitor went away in the middle of a request"))
+        if self._closing:
+            return
+        connection.close()
+        if self._child is not None:
+            self._child.wait()
+            self._child = None
+        self._on_lost()
+
+    def _try_connect(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.connect(os.fspath(self._paths.monitor_socket))
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            return None
+        return connection
+
+    def _start(self) -> None:
+        command = [sys.executable, "-I", "-m", "runtime.monitor", os.fspath(self._paths.run_dir)]
+        with open(self._paths.run_dir / "monitor.log", "ab") as log:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={"LANG": "C.UTF-8"},
+                cwd="/",
+            )
+
+    def _wait_for_socket(self) -> socket.socket:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            connection = self._try_connect()
+            if connection is not None:
+                return connection
+            if self._child is not None and self._child.poll() is not None:
+                break
+            time.sleep(0.005)
+        text = (self._paths.run_dir / "monitor.log").read_text(errors="replace")[-500:]
+        raise MonitorLost(f"the monitor did not start: {text.strip() or 'no message'}")
+
+    def _end_stranger(self) -> None:
+        with contextlib.suppress(MonitorLost, ProcessLookupError):
+            os.kill(self.pid, 9)
+
+
+def _launched(message: Message) -> Launched:
+    return Launched(message.get("pid", 0), message.get("failed"), message.get("errno", 0))

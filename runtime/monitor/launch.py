@@ -1,0 +1,104 @@
+"""Start a program: arrange its descriptors and spawn the runner."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernel import process
+from kernel.fd import Fd, eventfd, memory, open_path, pipe
+from kernel.program import runner_image
+from runtime.container.descriptors import Descriptor
+from runtime.monitor.watch import Kind, Watch
+
+#: Numbers of ours lie above all that a program uses, so that no dup2 of the spawn overwrites another.
+ABOVE = 512
+RUNNER_NAME = "kernelet-runner"
+
+
+class Launcher:
+    """Holds what every launch shares: the runner, sealed in memory, and the null device."""
+
+    def __init__(self) -> None:
+        with memory(RUNNER_NAME, runner_image()) as image:
+            self._runner = image.duplicate(ABOVE)
+        with open_path("/dev/null", os.O_RDWR) as null:
+            self._null = null.duplicate(ABOVE)
+
+    def launch(self, request: dict[str, Any], files: list[Fd]) -> tuple[Watch, dict[int, Fd]]:
+        """Spawn the program of *request*; return the watch and the monitor's ends of its streams, by Descriptor.
+
+        *files* are the program, the report, and then those that the request numbers.
+        """
+        program, report, *opened = files
+        run_dir = Path(request["run_dir"])
+        ends = _Ends(self._null, terminal=Descriptor.OUTPUT in request["descriptors"], input_pipe=request["input"])
+        here = dict(zip(request["descriptors"], opened, strict=True))
+        ready_reader, ready_writer = pipe()
+        start, done = eventfd(), eventfd()
+        with ready_writer, open_path(run_dir, os.O_DIRECTORY) as run:
+            theirs: dict[int, Fd] = {
+                **ends.theirs,
+                **here,
+                Descriptor.PROGRAM: program,
+                Descriptor.REPORT: report,
+                Descriptor.READY_READ: ready_reader,
+                Descriptor.READY: ready_writer,
+                Descriptor.START: start,
+                Descriptor.DONE: done,
+                Descriptor.RUN_DIR: run,
+            }
+            theirs.setdefault(Descriptor.CGROUP, self._null)
+            pid = self._spawn(request["name"], theirs)
+        watch = Watch(
+            request["id"], Kind(request["kind"]), run_dir, pid, process.open_pidfd(pid), ready_reader, start, done, report
+        )
+        ours = ends.ours
+        if Descriptor.OUTPUT in here:
+            ours[Descriptor.OUTPUT] = here[Descriptor.OUTPUT].duplicate()
+        ends.close_theirs()
+        for file in (program, *here.values()):
+            file.close()
+        return watch, ours
+
+    def _spawn(self, name: str, theirs: dict[int, Fd]) -> int:
+        lifted = {number: file.duplicate(ABOVE) for number, file in theirs.items()}
+        try:
+            return process.spawn(self._runner, name, {number: file.fileno() for number, file in lifted.items()})
+        finally:
+            for file in lifted.values():
+                file.close()
+
+
+@dataclass(slots=True)
+class _Ends:
+    """The ends of a process's streams: *theirs* by number, *ours* by the Descriptor under which the reaper keeps a copy."""
+
+    theirs: dict[int, Fd]
+    ours: dict[int, Fd]
+    _owned: list[Fd]
+
+    def __init__(self, null: Fd, *, terminal: bool, input_pipe: bool) -> None:
+        self.theirs = dict.fromkeys(
+            (Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR, Descriptor.OUTPUT, Descriptor.ERRORS, Descriptor.INPUT), null
+        )
+        self.ours = {}
+        self._owned = []
+        if terminal:
+            return
+        if input_pipe:
+            self._add(Descriptor.STDIN, Descriptor.INPUT, *pipe())
+        for inner, outer in ((Descriptor.STDOUT, Descriptor.OUTPUT), (Descriptor.STDERR, Descriptor.ERRORS)):
+            reader, writer = pipe()
+            self._add(inner, outer, writer, reader)
+
+    def _add(self, inner: int, outer: int, their_end: Fd, our_end: Fd) -> None:
+        self.theirs[inner], self.theirs[outer] = their_end, our_end
+        self.ours[outer] = our_end
+        self._owned.append(their_end)
+
+    def close_theirs(self) -> None:
+        for file in self._owned:
+            file.close()

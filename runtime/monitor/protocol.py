@@ -1,0 +1,57 @@
+"""The messages between daemon and monitor.
+
+```
+    daemon                                            monitor
+      │ ── launch {id, kind, descriptors …} + fds ──────> │  spawn the runner
+      │ <──────────────────── {seq, pid} (created) ────── │  "c" on the ready pipe
+      │ ── start {id} ─────────────────────────────────> │  start event
+      │ <──────────────────── {seq} ─────────────────── │  end of the ready pipe: execve happened
+      │ <──────────────────── exited {id, code, at_ns} ── │  done event; every byte of output is written
+      │ ── forget {id} ────────────────────────────────> │  end the reaper
+      │ <──────────────────── {seq} ─────────────────── │
+```
+
+Also *signal*, *reopen* (a new log file), *adopt* (after a new monitor took over: here is the log file of
+what you found), *list*.  A request that fails is answered with ``error``; a program's failing step with
+``failed`` and ``errno``.  Messages are JSON in packets of a SOCK_SEQPACKET Unix socket, descriptors
+ride along (SCM_RIGHTS).  Both sides are of one version: the monitor refuses another.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from kernel.fd import Fd
+
+VERSION = 1
+MAX_MESSAGE = 65536
+MAX_DESCRIPTORS = 250  # the kernel's SCM_MAX_FD is 253
+
+Message = dict[str, Any]
+
+
+def send(connection: socket.socket, message: Message, descriptors: list[int] | None = None) -> None:
+    """Send one message; raises ValueError when it is too large for a packet."""
+    packet = json.dumps(message, separators=(",", ":")).encode()
+    if len(packet) > MAX_MESSAGE or len(descriptors or ()) > MAX_DESCRIPTORS:
+        raise ValueError(f"message of {len(packet)} bytes and {len(descriptors or ())} descriptors is too large")
+    if descriptors:
+        socket.send_fds(connection, [packet], descriptors)
+    else:
+        connection.send(packet)
+
+
+def receive(connection: socket.socket) -> tuple[Message, list[Fd]] | None:
+    """The next message and its descriptors, owned; None when the other side is gone."""
+    try:
+        packet, numbers, _, _ = socket.recv_fds(connection, MAX_MESSAGE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:
+        return None
+    descriptors = [Fd(number) for number in numbers]
+    if not packet:
+        return None
+    message = json.loads(packet)
+    assert isinstance(message, dict)
+    return message, descriptors

@@ -1,0 +1,259 @@
+"""The monitor's loop: one thread, one epoll, and a function for each request (``protocol`` draws them)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kernel.fd import Fd, pipe
+from kernel.program import read_report
+from runtime.container.descriptors import Descriptor
+from runtime.monitor import adopt, protocol, streams
+from runtime.monitor.launch import Launcher
+from runtime.monitor.ledger import Ledger
+from runtime.monitor.watch import Exit, Kind, State, Watch
+
+Reply = tuple[socket.socket, int]
+
+
+class Monitor:
+    def __init__(self, run_dir: Path, listener: socket.socket) -> None:
+        self._run_dir = run_dir
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._listener = listener
+        self._connections: list[socket.socket] = []
+        self._launcher = Launcher()
+        self._ledger = Ledger(run_dir / "monitor.streams")
+        self._scratch = pipe()
+        self._watches: dict[str, Watch] = {}
+        self._waiting: dict[str, Reply] = {}
+        self._found = adopt.find_reapers(run_dir)
+        self._listen(listener.fileno(), self._accept)
+
+    def run(self) -> None:
+        """Serve until this process is killed."""
+        while True:
+            ready = [(number, self._handlers.get(number)) for number, _ in self._epoll.poll()]
+            for number, handler in ready:
+                # An earlier one of this batch may have closed the number, or given it to somebody else.
+                if handler is not None and self._handlers.get(number) is handler:
+                    handler()
+
+    # The loop's own table.
+
+    def _listen(self, number: int, handler: Callable[[], None]) -> None:
+        self._epoll.register(number, select.EPOLLIN)
+        self._handlers[number] = handler
+
+    def _unlisten(self, number: int) -> None:
+        if self._handlers.pop(number, None) is not None:
+            self._epoll.unregister(number)
+
+    # The daemon's side.
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        self._connections.append(connection)
+        self._listen(connection.fileno(), lambda: self._serve(connection))
+
+    def _serve(self, connection: socket.socket) -> None:
+        received = protocol.receive(connection)
+        if received is None:
+            self._disconnect(connection)
+            return
+        request, files = received
+        reply: Reply = (connection, request["seq"])
+        handler = {
+            "launch": self._launch,
+            "start": self._start,
+            "signal": self._signal,
+            "reopen": self._reopen,
+            "forget": self._forget,
+            "adopt": self._adopt,
+            "list": self._list,
+        }[request["op"]]
+        try:
+            handler(request, files, reply)
+        except OSError as error:
+            self._answer(
+                reply, error=f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror), errno=error.errno
+            )
+        except KeyError as error:
+            self._answer(reply, error=f"no such process: {error.args[0]}", unknown=True)
+
+    def _disconnect(self, connection: socket.socket) -> None:
+        self._unlisten(connection.fileno())
+        self._connections.remove(connection)
+        self._waiting = {key: reply for key, reply in self._waiting.items() if reply[0] is not connection}
+        connection.close()
+
+    def _answer(self, reply: Reply | None, **content: Any) -> None:
+        if reply is not None:
+            self._send(reply[0], {"seq": reply[1], **content})
+
+    def _broadcast(self, event: str, **content: Any) -> None:
+        for connection in tuple(self._connections):
+            self._send(connection, {"event": event, **content})
+
+    def _send(self, connection: socket.socket, message: dict[str, Any]) -> None:
+        with contextlib.suppress(ConnectionError):  # the daemon is gone: the loop will see the end of its socket
+            protocol.send(connection, message)
+
+    # Requests.
+
+    def _launch(self, request: dict[str, Any], files: list[Fd], reply: Reply) -> None:
+        sinks = [files.pop() for _ in range(request["sinks"])][::-1]
+        watch, ends = self._launcher.launch(request, files)
+        self._watches[watch.id] = watch
+        self._waiting[watch.id] = reply
+        self._attach(watch, ends, request, sinks)
+        self._listen(watch.ready.fileno(), lambda: self._on_ready(watch))
+
+    def _start(self, request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
+        watch = self._watches[request["id"]]
+        self._waiting[watch.id] = reply
+        watch.release()
+
+    def _signal(self, request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
+        delivered = self._watches[request["id"]].send_signal(request["signal"])
+        self._answer(reply, delivered=delivered)
+
+    def _reopen(self, request: dict[str, Any], files: list[Fd], reply: Reply) -> None:
+        watch = self._watches[request["id"]]
+        if watch.log is None:
+            watch.log = streams.LogFile(None)
+        watch.log.close()
+        watch.log.replace(files[0])
+        self._answer(reply)
+
+    def _list(self, _request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
+        self._answer(reply, watched=list(self._watches), found=[os.fspath(path) for path in self._found])
+
+    def _adopt(self, request: dict[str, Any], files: list[Fd], reply: Reply) -> None:
+        """The daemon tells what a found reaper is for; or asks how one stands that this monitor started itself."""
+        known = self._watches.get(request["id"])
+        if known is None:
+            found = self._found.pop(Path(request["run_dir"]), None)
+            if found is None:
+                self._answer(reply, state=None)
+                return
+            known, ends = adopt.take_over(found, request["id"], Kind(request["kind"]))
+            known.state = State(request["state"])
+            self._watches[known.id] = known
+            self._attach(known, ends, request, files)
+            for stream in known.streams:
+                if isinstance(stream, streams.PipeToLog):
+                    stream.recover()
+            self._listen(known.ready.fileno(), lambda: self._on_ready(known))
+        ended = known.exit
+        self._answer(
+            reply, state=known.state, pid=known.pid(), code=ended.code if ended else None, at_ns=ended.at_ns if ended else 0
+        )
+
+    def _forget(self, request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
+        """End the reaper; of a process that still runs, end that first."""
+        watch = self._watches.get(request["id"])
+        if watch is None:
+            found = self._found.pop(Path(request["run_dir"]), None)
+            if found is None:
+                self._answer(reply)
+                return
+            watch, _ = adopt.take_over(found, request["id"], Kind.EXEC)
+            self._watches[watch.id] = watch
+            self._listen(watch.done.fileno(), lambda: self._on_done(watch))
+        watch.forgetting = True
+        if watch.state is not State.ENDED:
+            self._waiting[watch.id] = reply
+            watch.send_signal(9)
+            return
+        self._drop(watch)
+        self._answer(reply)
+
+    # What the watched do.
+
+    def _attach(self, watch: Watch, ends: dict[int, Fd], request: dict[str, Any], sinks: list[Fd]) -> None:
+        """Connect the process's streams to where they go, and listen to all of it."""
+        watch.input = ends.pop(Descriptor.INPUT, None)
+        is_log = request["output"] == "log"
+        watch.log = streams.LogFile(sinks[0] if sinks else None) if is_log else None
+        watch.sinks = [] if is_log else sinks
+        for descriptor, file in ends.items():
+            number = 1 if descriptor == Descriptor.OUTPUT else 2
+            stream: streams.Stream
+            if watch.log is None:
+                stream = streams.capture(file, sinks[min(number, len(sinks)) - 1], request["limit"])
+            elif request["terminal"]:
+                stream = streams.terminal_to_log(file, watch.log)
+            else:
+                stream = streams.PipeToLog(file, number, watch.log, self._ledger.slot(watch.id, number), self._scratch)
+            watch.streams.append(stream)
+            self._listen(file.fileno(), lambda stream=stream: self._on_output(watch, stream))  # type: ignore[misc]
+        self._listen(watch.done.fileno(), lambda: self._on_done(watch))
+        self._listen(watch.reaper.fileno(), lambda: self._on_reaper_gone(watch))
+
+    def _on_output(self, watch: Watch, stream: streams.Stream) -> None:
+        if not stream.pump():
+            self._unlisten(stream.source.fileno())
+            watch.streams.remove(stream)
+            stream.close()
+
+    def _on_ready(self, watch: Watch) -> None:
+        try:
+            said = os.read(watch.ready.fileno(), 1)
+        except BlockingIOError:
+            return
+        if said:
+            watch.state = State.RUNNING if watch.kind is Kind.PAUSE else State.CREATED
+            self._answer(self._waiting.pop(watch.id, None), pid=watch.pid())
+            return
+        self._unlisten(watch.ready.fileno())
+        outcome = read_report(watch.report)
+        reply = self._waiting.pop(watch.id, None) if not watch.forgetting else None
+        if outcome.failed is not None:
+            self._answer(reply, failed=outcome.failed, errno=outcome.errno, pid=outcome.pid)
+        elif outcome.pid == 0:
+            self._answer(reply, failed=outcome.at, errno=outcome.errno or 5, pid=0)
+        else:
+            if watch.state is not State.ENDED:
+                watch.state = State.RUNNING
+            self._answer(reply, pid=outcome.pid)
+
+    def _on_done(self, watch: Watch) -> None:
+        self._end(watch, watch.read_exit())
+
+    def _on_reaper_gone(self, watch: Watch) -> None:
+        """The reaper itself ended: its program failed before the clone, or somebody killed it."""
+        self._end(watch, watch.read_exit())
+
+    def _end(self, watch: Watch, ended: Exit) -> None:
+        """Write out all output that is there, then say that the process ended."""
+        self._unlisten(watch.done.fileno())
+        self._unlisten(watch.reaper.fileno())
+        for _ in ("the byte", "the end"):
+            if watch.ready.fileno() in self._handlers:
+                self._on_ready(watch)
+        for stream in watch.streams:
+            stream.drain()
+        watch.state, watch.exit = State.ENDED, ended
+        if watch.forgetting:
+            reply = self._waiting.pop(watch.id, None)
+            self._drop(watch)
+            self._answer(reply)
+            return
+        self._broadcast("exited", id=watch.id, code=ended.code, at_ns=ended.at_ns)
+
+    def _drop(self, watch: Watch) -> None:
+        for stream in watch.streams:
+            self._unlisten(stream.source.fileno())
+        for file in (watch.ready, watch.done, watch.reaper):
+            self._unlisten(file.fileno())
+        watch.end_reaper()
+        watch.close()
+        self._ledger.free(watch.id)
+        del self._watches[watch.id]

@@ -1,0 +1,107 @@
+"""One launched process as the monitor sees it.
+
+```
+    setting up ── "c" ──> created ── start, then end of the ready pipe ──> running ── done ──> ended
+        └────────────── end of the ready pipe before its time: the set-up failed ──────────────┘
+```
+
+An exec'd process has no "c": its set-up ends in execve at once.  The pause of a pod has no execve: it
+runs from its "c" on.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from kernel import process
+from kernel.fd import Fd, take_from
+from kernel.program import read_report
+from runtime.container.descriptors import EXIT_FILE, Descriptor
+from runtime.container.reaper import read_exit
+from runtime.monitor.streams import LogFile, Stream
+
+
+class Kind(StrEnum):
+    CONTAINER = "container"
+    PAUSE = "pause"
+    EXEC = "exec"
+
+
+class State(StrEnum):
+    SETTING_UP = "setting up"
+    CREATED = "created"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class Exit:
+    """How a process ended; *code* None when nobody was there to see it."""
+
+    code: int | None
+    at_ns: int
+
+
+@dataclass(slots=True)
+class Watch:
+    """A process, its reaper, and the descriptors that the monitor holds for it."""
+
+    id: str
+    kind: Kind
+    run_dir: Path
+    reaper_pid: int
+    reaper: Fd
+    ready: Fd
+    start: Fd
+    done: Fd
+    report: Fd
+    state: State = State.SETTING_UP
+    input: Fd | None = None
+    log: LogFile | None = None
+    streams: list[Stream] = field(default_factory=list)
+    sinks: list[Fd] = field(default_factory=list)
+    exit: Exit | None = None
+    forgetting: bool = False
+
+    def __post_init__(self) -> None:
+        os.set_blocking(self.ready.fileno(), False)
+
+    def pid(self) -> int:
+        """The pid of the process itself, 0 before the clone."""
+        return read_report(self.report).pid
+
+    def release(self) -> None:
+        """Let a created container run."""
+        os.eventfd_write(self.start.fileno(), 1)
+
+    def send_signal(self, number: int) -> bool:
+        """Signal the process through the pidfd that its reaper holds; False when it is gone."""
+        try:
+            with take_from(self.reaper, Descriptor.INIT) as pidfd:
+                return process.send_signal(pidfd, number)
+        except OSError:
+            return False
+
+    def read_exit(self) -> Exit:
+        """The exit status that the reaper left."""
+        try:
+            code, at_ns = read_exit((self.run_dir / EXIT_FILE).read_bytes())
+        except FileNotFoundError:
+            return Exit(None, 0)
+        return Exit(code, at_ns)
+
+    def end_reaper(self) -> None:
+        """End the reaper; it has nothing left to hold."""
+        process.send_signal(self.reaper, 9)
+        process.reap(self.reaper_pid)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for stream in self.streams:
+            stream.close()
+        for file in (*self.sinks, self.reaper, self.ready, self.start, self.done, self.report, self.input, self.log):
+            if file is not None:
+                file.close()
