@@ -66,8 +66,7 @@ def test_package_and_syntax() -> None:
 
 def test_messages_are_those_of_the_contract() -> None:
     ours = {
-        bare_name(message): sorted((field.number, field.name, spell(field)) for field in message.fields)
-        for message in messages()
+        bare_name(message): sorted((field.number, field.name, spell(field)) for field in message.fields) for message in messages()
     }
     contract = {
         name: sorted((field["number"], field["name"], field["type"]) for field in fields)
@@ -83,9 +82,7 @@ def test_no_field_is_in_a_oneof_and_deprecation_agrees() -> None:
     }
     assert oneofs == in_contract
     deprecated = {(m.name, f.name) for m in messages() for f in m.fields if f.GetOptions().deprecated}
-    assert deprecated == {
-        (n, f["name"]) for n, fields in CONTRACT["messages"].items() for f in fields if f.get("deprecated")
-    }
+    assert deprecated == {(n, f["name"]) for n, fields in CONTRACT["messages"].items() for f in fields if f.get("deprecated")}
 
 
 def test_enums_are_those_of_the_contract() -> None:

@@ -1,0 +1,109 @@
+"""A container's mounts and devices, from the request and the defaults (pure).
+
+What the request brings wins over a default at the same place, and parents come before children: a
+mount would hide what was mounted below it earlier.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterable
+
+from cri.api import api_pb2 as api
+from runtime.errors import InvalidArgument, Unsupported
+from runtime.spec import defaults, schema
+
+_PROPAGATION = {
+    api.PROPAGATION_PRIVATE: "rprivate",
+    api.PROPAGATION_HOST_TO_CONTAINER: "rslave",
+    api.PROPAGATION_BIDIRECTIONAL: "rshared",
+}
+_EXTRA_OPTIONS = frozenset({"noexec", "nodev", "nosuid"})
+
+
+def mounts(wishes: Iterable[api.Mount], *, privileged: bool) -> list[schema.Mount]:
+    """All mounts of the container but the sandbox's files and /dev/shm, in the order of mounting."""
+    wanted = [bind(wish) for wish in wishes]
+    taken = {mount.destination for mount in wanted}
+    usual = [mount for mount in defaults.mounts(privileged=privileged) if mount.destination not in taken]
+    # sorted() is stable: mounts at one place keep the order they were asked for in.
+    return sorted([*usual, *wanted], key=lambda mount: mount.destination.count("/"))
+
+
+def bind(wish: api.Mount) -> schema.Mount:
+    """One mount of the request.  Raises InvalidArgument for what contradicts itself, Unsupported for images."""
+    where = f"mount {wish.container_path or '(no container_path)'}"
+    if wish.image.image or wish.image_sub_path:
+        raise Unsupported(f"{where}: images as volumes are not supported yet")
+    if wish.uidMappings or wish.gidMappings:
+        raise Unsupported(f"{where}: id-mapped mounts are not supported yet")
+    if not wish.container_path.startswith("/"):
+        raise InvalidArgument(f"{where}: container_path must be absolute")
+    if not wish.host_path.startswith("/"):
+        raise InvalidArgument(f"{where}: host_path {wish.host_path!r} must be absolute")
+    # normpath keeps two leading slashes, as POSIX lets it.
+    destination = "/" + posixpath.normpath(wish.container_path).lstrip("/")
+    if destination == "/":
+        raise InvalidArgument(f"{where}: a mount cannot take the place of the container's root")
+    return schema.Mount(destination=destination, type="bind", source=wish.host_path, options=["rbind", *_options(wish, where)])
+
+
+def root_propagation(wishes: Iterable[api.Mount]) -> str:
+    """What the container's root must be for mounts to travel as its mounts ask: the widest of them."""
+    kinds = {wish.propagation for wish in wishes}
+    if api.PROPAGATION_BIDIRECTIONAL in kinds:
+        return "rshared"
+    return "rslave" if api.PROPAGATION_HOST_TO_CONTAINER in kinds else ""
+
+
+def devices(
+    wishes: Iterable[api.Device], *, privileged: bool, find: Callable[[str], list[schema.Device]]
+) -> tuple[list[schema.Device], list[schema.DeviceRule]]:
+    """Device nodes, and the cgroup's rules for opening them; *find* looks nodes of the host up.
+
+    A *privileged* container has all of the host's and may open any.
+    """
+    nodes = {device.path: device for device in defaults.devices()}
+    rules = defaults.device_rules(privileged=privileged)
+    if privileged:
+        nodes = {device.path: device for device in find("/dev")} | nodes
+    for wish in wishes:
+        access = _access(wish)
+        for device in find(wish.host_path):
+            device.path = _moved(device.path, wish)
+            nodes[device.path] = device
+            rule = schema.DeviceRule(allow=True, type=device.type, major=device.major, minor=device.minor, access=access)
+            rules.append(rule)
+    return list(nodes.values()), rules
+
+
+def _options(wish: api.Mount, where: str) -> list[str]:
+    if wish.propagation not in _PROPAGATION:
+        raise InvalidArgument(f"{where}: unknown propagation {wish.propagation}")
+    if wish.recursive_read_only and not wish.readonly:
+        raise InvalidArgument(f"{where}: recursive_read_only needs readonly")
+    if wish.recursive_read_only and wish.propagation != api.PROPAGATION_PRIVATE:
+        raise InvalidArgument(f"{where}: recursive_read_only needs PROPAGATION_PRIVATE")
+    if unknown := sorted(set(wish.mount_options) - _EXTRA_OPTIONS):
+        raise InvalidArgument(f"{where}: unknown mount option {unknown[0]!r}")
+    access = "ro" if wish.readonly else "rw"
+    recursive = ["rro"] if wish.recursive_read_only else []
+    return [_PROPAGATION[wish.propagation], access, *recursive, *wish.mount_options]
+
+
+def _access(wish: api.Device) -> str:
+    access = wish.permissions or "rwm"
+    if not wish.host_path.startswith("/"):
+        raise InvalidArgument(f"device {wish.host_path!r}: host_path must be absolute")
+    if wish.container_path and not wish.container_path.startswith("/"):
+        raise InvalidArgument(f"device {wish.host_path}: container_path {wish.container_path!r} must be absolute")
+    if set(access) - set("rwm"):
+        raise InvalidArgument(f"device {wish.host_path}: permissions {access!r} are not of r, w, m")
+    return access
+
+
+def _moved(path: str, wish: api.Device) -> str:
+    """Where the host's *path*, found at or below the device's host_path, is in the container."""
+    source = wish.host_path.rstrip("/")
+    target = (wish.container_path or wish.host_path).rstrip("/")
+    return target + path[len(source) :]
