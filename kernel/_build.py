@@ -95,6 +95,7 @@ CDEF = """
     int linux_seccomp(unsigned int operation, unsigned int flags, void *arguments);
     int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
     long linux_statfs_type(int fd);
+    int syncfs(int fd);
     ssize_t linux_tee(int from, int to, size_t length, unsigned int flags);
     int ioctl(int fd, unsigned long request, ...);
 

@@ -1,0 +1,94 @@
+"""A whole file system at once (syncfs), and a whole tree below a directory (removal)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from kernel._linux import ffi, lib
+from kernel.errors import check, failure
+from kernel.fd import Fd
+
+#: Directories deeper than this are moved up before they are emptied: a tree may be nested deeper
+#: than a process may hold descriptors, and deeper than a path can say.
+DEPTH = 64
+
+
+def sync(directory: Fd) -> None:
+    """Write everything of the file system that *directory* is on to its disk (syncfs(2)).
+
+    Since Linux 5.8 a write-back error of any file there is reported here.
+    """
+    check(lib.syncfs(directory.fileno()), "syncfs")
+
+
+def remove_tree(parent: Fd, name: str | bytes) -> int:
+    """Remove *name* below *parent* with all it contains; returns how many inodes went, 0 if it was not there.
+
+    Works by descriptors, follows no symlink, and stops with OSError (EXDEV) at a mount point: what
+    is mounted inside is not ours to delete.
+    """
+    base = os.fsencode(name)
+    try:
+        found = os.stat(base, dir_fd=parent.fileno(), follow_symlinks=False)
+        if not stat.S_ISDIR(found.st_mode):
+            os.unlink(base, dir_fd=parent.fileno())
+            return 1
+        with _open_directory(parent, base) as top:
+            removal = _Removal(top)
+            removal.run()
+        os.rmdir(base, dir_fd=parent.fileno())
+    except FileNotFoundError:
+        return 0
+    return removal.count + 1
+
+
+class _Removal:
+    def __init__(self, top: Fd) -> None:
+        self._top = top
+        self._moved = 0
+        self.count = 0
+
+    def run(self) -> None:
+        """Empty the top, until nothing was moved up into it any more."""
+        moved = -1
+        while moved != self._moved:
+            moved = self._moved
+            self._empty(self._top, 0)
+
+    def _empty(self, directory: Fd, depth: int) -> None:
+        with os.scandir(directory.fileno()) as entries:
+            found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for name, is_directory in found:
+            if not is_directory:
+                os.unlink(name, dir_fd=directory.fileno())
+            elif depth >= DEPTH:
+                self._move_up(directory, name)
+                continue
+            else:
+                with _open_directory(directory, name) as inner:
+                    self._empty(inner, depth + 1)
+                os.rmdir(name, dir_fd=directory.fileno())
+            self.count += 1
+
+    def _move_up(self, directory: Fd, name: bytes) -> None:
+        while True:
+            self._moved += 1
+            try:
+                os.rename(name, b".moved-%d" % self._moved, src_dir_fd=directory.fileno(), dst_dir_fd=self._top.fileno())
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+
+
+def _open_directory(parent: Fd, name: bytes) -> Fd:
+    """The directory *name*, itself no symlink and on the same mount as *parent* (RESOLVE_NO_XDEV)."""
+    how = ffi.new("struct open_how *")
+    how.flags = lib.O_RDONLY | lib.O_DIRECTORY | lib.O_CLOEXEC | lib.O_NOFOLLOW
+    how.resolve = lib.RESOLVE_BENEATH | lib.RESOLVE_NO_SYMLINKS | lib.RESOLVE_NO_XDEV
+    result = lib.linux_openat2(parent.fileno(), name, how, ffi.sizeof("struct open_how"))
+    if result < 0:
+        raise failure(ffi.errno, "openat2", name)
+    return Fd(result)
