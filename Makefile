@@ -85,8 +85,8 @@ endef
 define install-section
 echo "set-up: pip install: $(1) requirements, pinned in requirements.lock, into $(VENV)"
 sed -n '/^# $(1)$$/,/^# [a-z]*$$/p' requirements.lock > $(VENV)/$(1).lock
-$(BIN)/pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --require-hashes \
-    -r $(VENV)/$(1).lock
+$(BIN)/pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --use-pep517 \
+    --require-hashes -r $(VENV)/$(1).lock
 endef
 
 $(VENV)/run.stamp: Makefile requirements.lock pyproject.toml kernel/_build.py kernel/runner.c
