@@ -9,16 +9,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
+from cri.api import api_pb2 as api
 from kernel import mount
 from kernel.mountinfo import load_mountinfo
 from runtime.journal import Journal
 from runtime.paths import Paths
-from tests.support import cgroup, child, isolation, leaks, requires, wait
+from tests.support import cgroup, child, client, isolation, leaks, requires, wait
 
 root = requires.requires("root")
 
@@ -265,3 +268,48 @@ class TestLeaks:
         for _ in range(10):
             leaks.settle(leaks.take())
         assert (time.perf_counter() - begun) / 10 < 0.015
+
+
+class TestClient:
+    @pytest.fixture
+    def socket_path(self, paths: Paths) -> Iterator[Path]:
+        """A server that knows two RPCs; each refuses a request it does not expect."""
+
+        class Handler(grpc.GenericRpcHandler):
+            def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+                return {
+                    "/runtime.v1.RuntimeService/Version": grpc.unary_unary_rpc_method_handler(version),
+                    "/runtime.v1.ImageService/StreamImages": grpc.unary_stream_rpc_method_handler(images),
+                }.get(details.method)
+
+        def version(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if api.VersionRequest.FromString(request).version != "v1":
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "which version?")
+            return api.VersionResponse(runtime_name="probe").SerializeToString()
+
+        def images(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            yield from (api.StreamImagesResponse().SerializeToString() for _ in range(3))
+
+        with ThreadPoolExecutor() as threads:
+            server = grpc.server(threads)
+            server.add_generic_rpc_handlers((Handler(),))
+            server.add_insecure_port(f"unix:{paths.socket}")
+            server.start()
+            yield paths.socket
+            server.stop(None).wait()
+
+    def test_the_request_chooses_the_call(self, socket_path: Path) -> None:
+        with client.Client(socket_path) as call:
+            call.wait_until_ready(10)
+            assert call(api.VersionRequest(version="v1")).runtime_name == "probe"
+            assert len(list(call.stream(api.StreamImagesRequest()))) == 3
+
+    def test_a_refusal_is_raised(self, socket_path: Path) -> None:
+        with client.Client(socket_path) as call, pytest.raises(grpc.RpcError) as caught:
+            call(api.VersionRequest())
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details() == "which version?"
+
+    def test_a_stream_is_not_awaited_as_one_answer(self, socket_path: Path) -> None:
+        with client.Client(socket_path) as call, pytest.raises(TypeError, match="StreamImages answers with a stream"):
+            call(api.StreamImagesRequest())
