@@ -8,6 +8,7 @@ done on that descriptor.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -58,10 +59,8 @@ def make_directories(root: Fd, path: str | bytes, mode: int = 0o755) -> Fd:
             if known == 0:
                 raise
     for part in parts[known:]:
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(part, mode, dir_fd=here.fileno())
-        except FileExistsError:
-            pass
         deeper = open_in_root(here, part, os.O_PATH | os.O_DIRECTORY, follow=False)
         here.close()
         here = deeper
@@ -76,10 +75,8 @@ def make_file(root: Fd, path: str | bytes, mode: int = 0o644) -> Fd:
     except FileNotFoundError:
         directory, _, name = raw.rpartition(b"/")
     with make_directories(root, directory or b"/") as parent:
-        try:
+        with contextlib.suppress(FileExistsError):
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent.fileno()))
-        except FileExistsError:
-            pass
         return open_in_root(parent, name, follow=False)
 
 

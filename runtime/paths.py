@@ -20,8 +20,16 @@ class Paths:
     def prepare(self) -> None:
         """Make the directories of the daemon, closed to other users (CVE-2024-25621)."""
         for directory in (
-            self.root_dir, self.blobs, self.layers, self.staging, self.containers, self.sandboxes,
-            self.run_dir, self.run_containers, self.run_sandboxes, self.attach_point,
+            self.root_dir,
+            self.blobs,
+            self.layers,
+            self.staging,
+            self.containers,
+            self.sandboxes,
+            self.run_dir,
+            self.run_containers,
+            self.run_sandboxes,
+            self.attach_point,
         ):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chmod(directory, 0o700)

@@ -66,7 +66,9 @@ class Store:
     def _migrate(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
-            raise RuntimeError(f"state database is version {version}, written by a newer kernelet; this one knows {len(MIGRATIONS)}")
+            raise RuntimeError(
+                f"state database is version {version}, written by a newer kernelet; this one knows {len(MIGRATIONS)}"
+            )
         for number in range(version, len(MIGRATIONS)):
             with self.transaction() as db:
                 for statement in MIGRATIONS[number]:

@@ -84,6 +84,13 @@ def label(steps: Program, process: schema.Process) -> None:
 def attach_terminal(steps: Program, process: schema.Process) -> None:
     """A session of its own, led by this process, and the terminal in control of it."""
     steps.call("setsid", why="a session of its own")
+    steps.call(
+        "keyctl",
+        Flags(("KEYCTL_JOIN_SESSION_KEYRING",)),
+        "kernelet",
+        tolerate=(errno.ENOSYS,),
+        why="a key ring of its own: the keys of whoever started the daemon are not the container's",
+    )
     if process.terminal:
         steps.call("ioctl", Descriptor.STDIN, Flags(("TIOCSCTTY",)), 0, why="the terminal controls this session")
 

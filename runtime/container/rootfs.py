@@ -130,7 +130,7 @@ def protect(steps: Program, spec: schema.Spec, facts: Facts) -> None:
 
 
 def _cover(steps: Program, facts: Facts, path: str, *, is_directory: bool, is_first: bool) -> Slot | int:
-    """What hides *path*: the first use attaches the original, later ones a copy (a detached mount cannot be copied before 6.15)."""
+    """What hides *path*: first the original, then copies (before 6.15 a detached mount cannot be copied)."""
     if is_directory:
         if is_first:
             _empty_file_system(steps)

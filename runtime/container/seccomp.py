@@ -10,7 +10,8 @@ profiles are written against and the tests compare with:
 * values are unsigned; 32-bit architectures compare low words, so that 2**64 - 1 is -1 there too;
 * another architecture, or an x32 number without SCMP_ARCH_X32, kills the thread.
 
-Where libseccomp orders rules on arguments by its own tree, here the first that holds decides.
+Where libseccomp orders rules on arguments by its own tree, here the first that holds decides; and where
+it allows all of i386's socketcall for a rule that allows some sockets, here none is allowed.
 """
 
 from __future__ import annotations
@@ -190,7 +191,8 @@ def _condition(argument: schema.SeccompArg, where: str) -> Condition:
             raise InvalidSpec(f"{where}.args: {number} does not fit in 64 unsigned bits")
     operator = argument.op.removeprefix("SCMP_CMP_")
     if operator == "MASKED_EQ":
-        return Condition(argument.index, "EQ", argument.value_two, argument.value, True)
+        mask = argument.value
+        return Condition(argument.index, "EQ", argument.value_two & mask, mask, True)
     return Condition(argument.index, operator, argument.value, ALL_ONES, True)
 
 
@@ -198,18 +200,26 @@ def _answers(rules: list[Rule], abi: Architecture, default: int) -> Answers:
     """*rules* by the numbers of *abi*."""
     answers = Answers(default)
     table, ways = numbers(abi), multiplexed(abi)
-    for rule in rules:
+    for rule in sorted(rules, key=lambda rule: bool(rule.conditions)):
         conditions = rule.conditions
         if abi.bits == 32:
             conditions = tuple(replace(condition, is_wide=False) for condition in conditions)
         for name in rule.names:
             if name in table:
                 _add(answers, table[name], conditions, rule.value, name)
-            if not conditions:  # an operation's own arguments lie in memory, where no filter sees them
+            # An operation's own arguments lie in memory, where no filter sees them.  So what is denied for
+            # some of them is denied for all; what is allowed for some is not allowed this way.
+            if not conditions or _is_stricter(rule.value, default):
                 for multiplexer, operation, mask in ways.get(name, ()):
                     found = answers.sometimes.setdefault(table[multiplexer], {})
                     found.setdefault((Condition(0, "EQ", operation, mask, False),), rule.value)
     return answers
+
+
+def _is_stricter(value: int, other: int) -> bool:
+    """Whether the kernel would obey *value* if two filters answered both: the lower signed action wins."""
+    sign, action = 1 << 31, LAST_NUMBER ^ kernel.RET_DATA
+    return (value & action) ^ sign < (other & action) ^ sign
 
 
 def _add(answers: Answers, number: int, conditions: tuple[Condition, ...], value: int, name: str) -> None:
@@ -259,12 +269,12 @@ def _by_audit(found: dict[Architecture, list[Range]]) -> dict[int, list[Range]]:
 class _Block(schema.Model):
     """One entry of the default profile: what it answers, and for whom."""
 
-    names: list[str]
+    names: tuple[str, ...]
     action: str = "SCMP_ACT_ALLOW"
     errno_ret: int | None = None
-    args: list[schema.SeccompArg] = []
+    args: tuple[schema.SeccompArg, ...] = ()
     machine: str = ""
-    needs: list[str] = []
+    needs: tuple[str, ...] = ()
     unless: str = ""
 
 
@@ -275,7 +285,7 @@ def default_profile(capabilities: Collection[str], architecture: str = "x86_64")
     """
     held = frozenset(capabilities)
     rules = [
-        schema.SyscallRule(names=block.names, action=block.action, errno_ret=block.errno_ret, args=block.args)
+        schema.SyscallRule(names=[*block.names], action=block.action, errno_ret=block.errno_ret, args=[*block.args])
         for block in _blocks()
         if (not block.machine or block.machine == architecture)
         and (not block.needs or not held.isdisjoint(block.needs))

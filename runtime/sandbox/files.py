@@ -88,22 +88,24 @@ def mount_shm(paths: Paths, sandbox_id: str) -> Path:
 
 
 def remove(paths: Paths, sandbox_id: str) -> None:
-    """Remove the files and the shared memory; what is gone already is no error.
-
-    Containers that still have the memory mounted keep it until they end.
-    """
-    target = shm_directory(paths, sandbox_id)
-    with contextlib.suppress(FileNotFoundError):
-        while target.is_mount():
-            mount.unmount(target)
-        target.rmdir()
-    remove_run_directory(paths, sandbox_id)
+    """Remove the files and the shared memory; what is gone already is no error."""
+    remove_shm(paths, sandbox_id)
     directory = paths.sandbox(sandbox_id)
     for name in NAMES:
         (directory / name).unlink(missing_ok=True)
         _beside(directory / name).unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
         directory.rmdir()
+
+
+def remove_shm(paths: Paths, sandbox_id: str) -> None:
+    """Unmount the shared memory; containers that still have it mounted keep it until they end."""
+    target = shm_directory(paths, sandbox_id)
+    with contextlib.suppress(FileNotFoundError):
+        while target.is_mount():
+            mount.unmount(target)
+        target.rmdir()
+    remove_run_directory(paths, sandbox_id)
 
 
 def _replace(path: Path, content: bytes) -> None:

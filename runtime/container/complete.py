@@ -1,0 +1,72 @@
+"""Fill in what only the node knows: the namespaces to join, the pod's files, the user's numbers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from kernel.fd import Fd
+from runtime.container.state import Container
+from runtime.container.user import resolve_user
+from runtime.errors import InvalidSpec
+from runtime.paths import Paths
+from runtime.sandbox import files
+from runtime.sandbox.state import Sandbox
+from runtime.spec import schema
+
+
+def complete_spec(paths: Paths, sandbox: Sandbox, container: Container, root: Fd, target_pid: int | None) -> schema.Spec:
+    """*container*'s spec with nothing left open; *target_pid* is the process whose pid namespace is joined, if one is."""
+    spec = msgspec.convert(msgspec.to_builtins(container.config.spec), schema.Spec)
+    if spec.process is None:
+        raise InvalidSpec("process: a container needs a process to be started")
+    spec.process.user, home = resolve_user(root, container.config)
+    spec.process.terminal = container.config.tty
+    if not any(entry.startswith("HOME=") for entry in spec.process.env):
+        spec.process.env.append(f"HOME={home}")
+    spec.hostname = ""  # the pod's UTS namespace has its name
+    spec.linux.namespaces = _namespaces(paths, sandbox, container, target_pid)
+    spec.mounts = _with_pod_files(paths, sandbox, spec)
+    spec.linux.cgroups_path = container.cgroup
+    return spec
+
+
+def _namespaces(paths: Paths, sandbox: Sandbox, container: Container, target_pid: int | None) -> list[schema.Namespace]:
+    pins = paths.run_sandbox(sandbox.id)
+    found = [schema.Namespace(type="mount"), schema.Namespace(type="cgroup"), _at("uts", pins / "uts")]
+    if sandbox.config.namespaces.network == "pod":
+        found.append(_at("network", pins / "net"))
+    if sandbox.config.namespaces.ipc == "pod":
+        found.append(_at("ipc", pins / "ipc"))
+    if container.config.pid_mode == "pod":
+        found.append(_at("pid", pins / "pid"))
+    elif container.config.pid_mode == "container":
+        found.append(schema.Namespace(type="pid"))
+    elif container.config.pid_mode == "target":
+        found.append(_at("pid", Path(f"/proc/{target_pid}/ns/pid")))
+    return found
+
+
+def _at(kind: str, path: Path) -> schema.Namespace:
+    return schema.Namespace(type=kind, path=os.fspath(path))
+
+
+def _with_pod_files(paths: Paths, sandbox: Sandbox, spec: schema.Spec) -> list[schema.Mount]:
+    """The pod's files where the request mounts none of its own; parents before children."""
+    taken = {mount.destination.rstrip("/") for mount in spec.mounts}
+    kept = paths.sandbox(sandbox.id)
+    shm = files.shm_directory(paths, sandbox.id) if sandbox.config.namespaces.ipc == "pod" else Path("/dev/shm")
+    offered = {
+        "/etc/hosts": kept / "hosts",
+        "/etc/hostname": kept / "hostname",
+        "/etc/resolv.conf": kept / "resolv.conf",
+        "/dev/shm": shm,
+    }
+    added = [
+        schema.Mount(destination=target, type="bind", source=os.fspath(source), options=["rbind", "rprivate", "rw"])
+        for target, source in offered.items()
+        if target not in taken
+    ]
+    return sorted((*spec.mounts, *added), key=lambda mount: len(Path(mount.destination).parts))

@@ -1,0 +1,137 @@
+"""A further process in a running container, waited for: ExecSync."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+
+import msgspec
+
+from kernel.capability import last_capability
+from kernel.fd import Fd, memory
+from kernel.process import open_pidfd
+from runtime.container import join
+from runtime.container.descriptors import Descriptor
+from runtime.container.failure import command_failure, describe_failure
+from runtime.container.seccomp import compile_filter
+from runtime.container.state import Container
+from runtime.container.user import resolve_user
+from runtime.context import Context
+from runtime.errors import ContainerNotRunning, ExecTimedOut, StartFailed
+from runtime.spec import schema
+
+#: What fits one answer: stdout and stderr together stay below the kubelet's 16 MiB for a message.
+OUTPUT_LIMIT = 7 * 1024 * 1024
+KINDS = ("CLONE_NEWPID", "CLONE_NEWNS", "CLONE_NEWNET", "CLONE_NEWIPC", "CLONE_NEWUTS", "CLONE_NEWCGROUP")
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+
+def exec_sync(context: Context, container_id: str, arguments: list[str], timeout_seconds: float) -> ExecResult:
+    """Run *arguments* in the container and return what came of it; 0 seconds is no limit.
+
+    The process gets a cgroup of its own below the container's, so that a time-out ends exactly it and
+    what it started.  Raises ExecTimedOut, ContainerNotRunning, StartFailed.
+    """
+    container = context.inventory.find_container(container_id)
+    container.require_running("exec")
+    exec_id = secrets.token_hex(8)
+    process_id = f"{container.id[:40]}.{exec_id}"
+    run_dir = context.paths.run_container(container.id) / "exec" / exec_id
+    cgroup = context.cgroup(f"{container.cgroup}/exec-{exec_id}")
+    run_dir.mkdir(parents=True, mode=0o700)
+    try:
+        cgroup.create()
+        with memory("stdout", b"", seal=False) as stdout, memory("stderr", b"", seal=False) as stderr:
+            _launch(context, container, process_id, arguments, run_dir, cgroup.open(), (stdout, stderr))
+            code = _wait(context, process_id, timeout_seconds)
+            if code is None:
+                raise ExecTimedOut(
+                    f"exec {arguments[0]} in {container.config.name}: not done after {timeout_seconds:g} s; killed"
+                )
+            return ExecResult(_content(stdout), _content(stderr), code)
+    finally:
+        cgroup.kill()
+        context.monitor.forget(process_id, run_dir)
+        cgroup.remove()
+        context.exec_exits.pop(process_id, None)
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _launch(
+    context: Context,
+    container: Container,
+    process_id: str,
+    arguments: list[str],
+    run_dir: os.PathLike[str],
+    cgroup: Fd,
+    sinks: tuple[Fd, Fd],
+) -> None:
+    process = _process_of(container, arguments)
+    seccomp = container.config.spec.linux.seccomp
+    code = compile_filter(seccomp) if seccomp else None
+    with _pidfd_of(context, container) as pidfd, cgroup:
+        process.user = _user_of(container)
+        program = join.program(f"exec in {container.config.name}", process, KINDS, last_capability(), code, in_cgroup=True)
+        launched, report = context.monitor.launch(
+            process_id,
+            "exec",
+            program,
+            run_dir=context.paths.run_dir / run_dir,
+            name="kernelet:exec",
+            descriptors={join.CONTAINER: pidfd, Descriptor.CGROUP: cgroup},
+            sinks=sinks,
+            output="capture",
+            limit=OUTPUT_LIMIT,
+        )
+    if launched.failed is not None:
+        if program.all_steps[launched.failed].call == "execve":
+            raise StartFailed(f"exec in {container.config.name}: {command_failure(program, launched.errno)}")
+        reason = describe_failure(program, launched.failed, launched.errno, report.read().results)
+        raise StartFailed(f"exec in {container.config.name}: {reason}")
+
+
+def _process_of(container: Container, arguments: list[str]) -> schema.Process:
+    process = container.config.spec.process or schema.Process()
+    copy = msgspec.convert(msgspec.to_builtins(process), schema.Process)
+    copy.args, copy.terminal = arguments, False
+    return copy
+
+
+def _user_of(container: Container) -> schema.User:
+    """As the container's own process; the image's files are read again in its live root."""
+    root = Fd(os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    with root:
+        return resolve_user(root, container.config)[0]
+
+
+def _pidfd_of(context: Context, container: Container) -> Fd:
+    """A pidfd of the container's init, seen to be that and no later process of the same number."""
+    try:
+        pidfd = open_pidfd(container.pid)
+        with open(f"/proc/{container.pid}/cgroup") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        raise ContainerNotRunning(f"exec: container {container.config.name} has just ended") from None
+    if container.id not in text and container.id in context.inventory.containers:
+        pidfd.close()
+        raise ContainerNotRunning(f"exec: container {container.config.name} has just ended")
+    return pidfd
+
+
+def _wait(context: Context, process_id: str, timeout_seconds: float) -> int | None:
+    with context.awaited:
+        context.awaited.wait_for(lambda: process_id in context.exec_exits, timeout_seconds or None)
+        ended = context.exec_exits.get(process_id)
+    return ended[0] if ended else None
+
+
+def _content(file: Fd) -> bytes:
+    return os.pread(file.fileno(), OUTPUT_LIMIT, 0)

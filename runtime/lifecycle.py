@@ -1,0 +1,263 @@
+"""A container's life: create, start, stop, remove.
+
+Create does the work, so that start only lets a waiting process go on.  An intent is written before
+the node is touched; what was made is undone in full when a step fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from kernel.cgroup import Cgroup
+from kernel.fd import Fd, open_path
+from kernel.program import Program
+from runtime import history, snapshot
+from runtime.container import ground, init, resources
+from runtime.container.complete import complete_spec
+from runtime.container.config import ContainerConfig
+from runtime.container.descriptors import Descriptor
+from runtime.container.failure import command_failure, describe_failure
+from runtime.container.seccomp import compile_filter
+from runtime.container.state import Container, ContainerState
+from runtime.context import Context
+from runtime.errors import ContainerNotFound, ImageNotFound, MonitorLost, SandboxNotReady, StartFailed, TimedOut, WrongState
+from runtime.sandbox.state import Sandbox, SandboxState
+from runtime.spec import schema
+
+CREATE, REMOVE = "container.create", "container.remove"
+START_ERROR_CODE = 128
+KILL_SECONDS = 30.0
+
+
+def create(context: Context, sandbox_id: str, config: ContainerConfig) -> str:
+    """Make a container whose process is set up and waits; returns its id.
+
+    The same (name, attempt) again, not yet started, is the retry of a caller that lost the answer: it gets the same id.
+    """
+    inventory = context.inventory
+    sandbox = inventory.find_sandbox(sandbox_id)
+    sandbox.require_ready(f"create container {config.name}")
+    known = _find_attempt(context, sandbox.id, config)
+    if known is not None:
+        return known.id
+    image = context.images.find(config.image)
+    if image is None:
+        raise ImageNotFound(f"create container {config.name}: image {config.image}: not on this node; pull it first")
+    container = Container(
+        id=inventory.new_id(), sandbox_id=sandbox.id, config=config, image_id=image.id, created_at_ns=inventory.now()
+    )
+    container.cgroup = f"{sandbox.cgroup_parent}/{container.id}"
+    context.journal.begin(container.id, CREATE)
+    try:
+        container.pid = _launch(context, sandbox, container, context.images.lower_directories(image))
+        inventory.save_container(container, finishes=CREATE)
+    except BaseException:
+        destroy(context, container.id, context.cgroup(container.cgroup))
+        context.journal.undone(container.id, CREATE)
+        raise
+    if inventory.sandboxes.get(sandbox.id, sandbox).state is not SandboxState.READY:
+        remove(context, container.id)
+        raise SandboxNotReady(f"create container {config.name}: sandbox {sandbox.config.name} was stopped meanwhile")
+    return container.id
+
+
+def start(context: Context, container_id: str) -> None:
+    """Let the process go on to its program.  Raises StartFailed when that cannot be executed; the container has exited then."""
+    container = context.inventory.find_container(container_id)
+    container.require_created()
+    context.starting.add(container.id)
+    try:
+        context.inventory.change_container(container.id, started_at_ns=context.inventory.now())
+        launched = context.monitor.start(container.id)
+        if launched.failed is not None:
+            _fail_start(context, container, launched.errno)
+    finally:
+        context.starting.discard(container.id)
+
+
+def stop(context: Context, container_id: str, timeout_seconds: float) -> None:
+    """Ask the process to end, and after *timeout_seconds* make it; returns when it has ended.
+
+    Idempotent: an unknown or ended container is no error.  A second stop may only shorten the wait.
+    """
+    try:
+        container = context.inventory.find_container(container_id)
+    except ContainerNotFound:
+        return
+    if container.state is ContainerState.EXITED:
+        return
+    if container.state is ContainerState.RUNNING and timeout_seconds > 0:
+        _ask_to_end(context, container, timeout_seconds)
+    kill(context, container)
+
+
+def remove(context: Context, container_id: str) -> None:
+    """Remove the container, ending it first.  Idempotent: an unknown one is no error.  The log stays."""
+    try:
+        container = context.inventory.find_container(container_id)
+    except ContainerNotFound:
+        return
+    stop(context, container.id, 0)
+    context.journal.begin(container.id, REMOVE)
+    destroy(context, container.id, context.cgroup(container.cgroup))
+    context.inventory.drop_container(container.id, finishes=REMOVE)
+
+
+def reopen_log(context: Context, container_id: str) -> None:
+    """Go on in a new file at the log's path; when this returns nothing more goes to the old one."""
+    container = context.inventory.find_container(container_id)
+    container.require_running("reopen log")
+    with open_log(container.config.log_path) as file:
+        context.monitor.reopen_log(container.id, file)
+
+
+def kill(context: Context, container: Container) -> None:
+    """End everything in the container now; returns when its end is recorded."""
+
+    def is_over() -> bool:
+        current = context.inventory.containers.get(container.id)
+        return current is None or current.state is ContainerState.EXITED
+
+    with contextlib.suppress(ProcessLookupError):
+        context.monitor.signal(container.id, signal.SIGKILL)
+    context.cgroup(container.cgroup).kill()
+    if container.is_lost and not is_over():
+        context.inventory.change_container(
+            container.id, finished_at_ns=time.time_ns(), exit_code=255, reason="Unknown", message="its end was not seen", pid=0
+        )
+    if not context.inventory.wait_until(is_over, KILL_SECONDS):
+        raise TimedOut(
+            f"stop container {container.config.name}: process {container.pid} survived SIGKILL for {KILL_SECONDS:.0f} s"
+        )
+
+
+def destroy(context: Context, container_id: str, cgroup: Cgroup) -> None:
+    """Undo all that a container may have left on the node; what is gone already is no error."""
+    run_dir = context.paths.run_container(container_id)
+    context.monitor.forget(container_id, run_dir)
+    cgroup.kill()
+    cgroup.remove()
+    snapshot.remove(context.paths, container_id)
+    shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def open_log(path: str) -> Fd:
+    """The log file at *path*, to append to, with its directory made; raises OSError when it cannot be made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return open_path(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
+
+
+def _find_attempt(context: Context, sandbox_id: str, config: ContainerConfig) -> Container | None:
+    for container in context.inventory.containers_of(sandbox_id):
+        if (container.config.name, container.config.attempt) == (config.name, config.attempt):
+            if container.state is ContainerState.CREATED and container.config == config:
+                return container
+            raise WrongState(
+                f"create container {config.name}: attempt {config.attempt} exists as {container.id[:13]} and is {container.state}; "
+                "remove it or use another attempt number"
+            )
+    return None
+
+
+def _launch(context: Context, sandbox: Sandbox, container: Container, lower: list[Path]) -> int:
+    """Prepare the ground, compose the program, and have the monitor run it up to the wait; returns the pid."""
+    paths = context.paths
+    run_dir = paths.run_container(container.id)
+    run_dir.mkdir(mode=0o700)
+    cgroup = context.cgroup(container.cgroup)
+    cgroup.create()
+    linux = container.config.spec.linux
+    resources.apply(cgroup, context.tree, linux.resources)
+    snapshot.prepare(paths, container.id)
+    with contextlib.ExitStack() as opened:
+        root = opened.enter_context(snapshot.mount(paths, container.id, lower))
+        spec = complete_spec(paths, sandbox, container, root, _target_pid(context, container))
+        prepared = ground.prepare(spec, root, attach_point=paths.attach_point, in_cgroup=True)
+        opened.callback(prepared.close)
+        code = compile_filter(spec.linux.seccomp) if spec.linux.seccomp else None
+        program = init.program(f"init of {container.config.name}", spec, prepared.facts, code)
+        descriptors = dict(prepared.descriptors)
+        descriptors[Descriptor.CGROUP] = opened.enter_context(cgroup.open())
+        if prepared.terminal is not None:
+            slave, master = prepared.terminal.slave, prepared.terminal.master
+            descriptors |= {
+                Descriptor.STDIN: slave,
+                Descriptor.STDOUT: slave,
+                Descriptor.STDERR: slave,
+                Descriptor.OUTPUT: master,
+            }
+        sinks = [opened.enter_context(open_log(container.config.log_path))] if container.config.log_path else []
+        launched, report = context.monitor.launch(
+            container.id,
+            "container",
+            program,
+            run_dir=run_dir,
+            name="kernelet:init",
+            descriptors=descriptors,
+            sinks=sinks,
+            terminal=container.config.tty,
+            input_pipe=container.config.stdin and not container.config.tty,
+        )
+        if launched.failed is not None:
+            reason = describe_failure(program, launched.failed, launched.errno)
+            raise StartFailed(f"create container {container.config.name}: {reason}")
+        history.save(run_dir, program, report.read())
+    return launched.pid
+
+
+def _target_pid(context: Context, container: Container) -> int | None:
+    if container.config.pid_mode != "target":
+        return None
+    target = context.inventory.find_container(container.config.pid_target)
+    target.require_running(f"create container {container.config.name}: join the processes of {target.config.name}")
+    return target.pid
+
+
+def _fail_start(context: Context, container: Container, errno: int) -> None:
+    process = container.config.spec.process or schema.Process()
+    message = command_failure(_last_step(process), errno)
+    context.inventory.change_container(
+        container.id, finished_at_ns=time.time_ns(), exit_code=START_ERROR_CODE, reason="StartError", message=message, pid=0
+    )
+    clean_up(context, container)
+    raise StartFailed(f"start container {container.config.name}: {message}")
+
+
+def _last_step(process: schema.Process) -> Program:
+    from runtime.container.process import execute
+
+    steps = Program("start")
+    execute(steps, process)
+    return steps
+
+
+def clean_up(context: Context, container: Container) -> None:
+    """After the end: end what the process left behind, and give back all but the files."""
+    cgroup = context.cgroup(container.cgroup)
+    cgroup.kill()
+    with contextlib.suppress(MonitorLost):
+        context.monitor.forget(container.id, context.paths.run_container(container.id))
+    cgroup.remove()
+
+
+def _ask_to_end(context: Context, container: Container, timeout_seconds: float) -> None:
+    inventory, deadlines = context.inventory, context.stop_deadlines
+
+    def is_over() -> bool:
+        current = inventory.containers.get(container.id)
+        return current is None or current.state is ContainerState.EXITED
+
+    mine = time.monotonic() + timeout_seconds
+    deadlines[container.id] = min(mine, deadlines.get(container.id, mine))
+    inventory.touch()
+    with contextlib.suppress(ProcessLookupError):
+        context.monitor.signal(container.id, container.config.stop_signal)
+    while not is_over() and (left := deadlines.get(container.id, 0) - time.monotonic()) > 0:
+        seen = deadlines.get(container.id)
+        inventory.wait_until(lambda: is_over() or deadlines.get(container.id) != seen, left)  # noqa: B023
+    deadlines.pop(container.id, None)

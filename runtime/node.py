@@ -1,0 +1,166 @@
+"""The node: everything of this package put together, and the operations that a caller may ask for.
+
+Each operation blocks, is safe to call from any thread, and is drawn in the module it comes from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+from ipaddress import IPv4Network
+
+from kernel.cgroup import Cgroup, find_tree
+from runtime import execution, history, lifecycle, recovery
+from runtime.container.config import ContainerConfig
+from runtime.container.state import Container
+from runtime.context import Context
+from runtime.errors import MonitorLost
+from runtime.execution import ExecResult
+from runtime.image.store import ImageStore
+from runtime.inventory import Inventory
+from runtime.journal import Journal
+from runtime.monitor.client import Exited, MonitorClient
+from runtime.network.bridge import SUBNET, BridgeNetwork
+from runtime.paths import Paths
+from runtime.sandbox import lifecycle as sandbox_lifecycle
+from runtime.sandbox import namespaces
+from runtime.sandbox.config import SandboxConfig
+from runtime.sandbox.state import Sandbox, SandboxState
+from runtime.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class Node:
+    """One daemon's view of this machine."""
+
+    def __init__(
+        self, paths: Paths, *, bridge: str = "kernelet0", subnet: IPv4Network = SUBNET, cgroup_parent: str = "/kernelet"
+    ) -> None:
+        paths.prepare()
+        self.paths = paths
+        self._store = Store(paths.database)
+        journal = Journal(self._store)
+        inventory = Inventory(self._store, journal)
+        self.images = ImageStore(paths, self._store, journal)
+        self._network = BridgeNetwork(self._store, name=bridge, subnet=subnet, state_dir=paths.run_dir)
+        self._exits: queue.SimpleQueue[Exited | None] = queue.SimpleQueue()
+        monitor = MonitorClient(paths, on_exit=self._exits.put, on_lost=self._replace_monitor)
+        self._context = Context(
+            paths, inventory, journal, self.images, self._network, monitor, find_tree(), default_parent=cgroup_parent.rstrip("/")
+        )
+        self._closing = False
+        self._recorder = threading.Thread(target=self._record_exits, name="exits", daemon=True)
+
+    def start(self) -> None:
+        """Find again what runs, finish or undo what was under way, and be ready for requests."""
+        context = self._context
+        namespaces.prepare(self.paths)
+        context.cgroup(context.default_parent).create()
+        context.inventory.load()
+        context.monitor.connect()
+        self._recorder.start()
+        for exited in recovery.recover(context):
+            self._exits.put(exited)
+        self.images.recover()
+
+    def close(self) -> None:
+        """Let go of the node.  Containers run on; when there are none, nothing of ours stays behind."""
+        self._closing = True
+        alive = [sandbox for sandbox in self.sandboxes() if sandbox.state is SandboxState.READY]
+        self._context.monitor.close(end_monitor=not alive)
+        self._exits.put(None)
+        if self._recorder.is_alive():
+            self._recorder.join(10)
+        if not alive:
+            self._network.shutdown()
+            with contextlib.suppress(OSError):
+                namespaces.release(self.paths)
+            with contextlib.suppress(OSError):
+                os.rmdir(self._context.cgroup(self._context.default_parent).path)
+        self._store.close()
+
+    # What there is.
+
+    def sandboxes(self) -> list[Sandbox]:
+        return list(self._context.inventory.sandboxes.values())
+
+    def containers(self) -> list[Container]:
+        return list(self._context.inventory.containers.values())
+
+    def find_sandbox(self, prefix: str) -> Sandbox:
+        return self._context.inventory.find_sandbox(prefix)
+
+    def find_container(self, prefix: str) -> Container:
+        return self._context.inventory.find_container(prefix)
+
+    def history_of(self, container_id: str) -> list[history.StepRecord]:
+        """What the set-up of a container really did, step by step."""
+        return history.load(self.paths.run_container(container_id))
+
+    def is_in_use(self, image_id: str) -> bool:
+        """Whether a container was made from the image."""
+        return any(container.image_id == image_id for container in self.containers())
+
+    @property
+    def monitor_pid(self) -> int:
+        return self._context.monitor.pid
+
+    def controllers(self) -> frozenset[str]:
+        """The cgroup v2 controllers that this node has."""
+        return Cgroup(self._context.tree).controllers()
+
+    # Operations.
+
+    def run_sandbox(self, config: SandboxConfig) -> str:
+        return sandbox_lifecycle.run(self._context, config)
+
+    def stop_sandbox(self, sandbox_id: str) -> None:
+        sandbox_lifecycle.stop(self._context, sandbox_id)
+
+    def remove_sandbox(self, sandbox_id: str) -> None:
+        sandbox_lifecycle.remove(self._context, sandbox_id)
+
+    def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
+        return lifecycle.create(self._context, sandbox_id, config)
+
+    def start_container(self, container_id: str) -> None:
+        lifecycle.start(self._context, container_id)
+
+    def stop_container(self, container_id: str, timeout_seconds: float) -> None:
+        lifecycle.stop(self._context, container_id, timeout_seconds)
+
+    def remove_container(self, container_id: str) -> None:
+        lifecycle.remove(self._context, container_id)
+
+    def exec_sync(self, container_id: str, arguments: list[str], timeout_seconds: float) -> ExecResult:
+        return execution.exec_sync(self._context, container_id, arguments, timeout_seconds)
+
+    def reopen_log(self, container_id: str) -> None:
+        lifecycle.reopen_log(self._context, container_id)
+
+    # The monitor's side.
+
+    def _record_exits(self) -> None:
+        while (exited := self._exits.get()) is not None:
+            try:
+                recovery.record_exit(self._context, exited)
+            except Exception:
+                logger.exception("recording the end of %s", exited.id[:13])
+
+    def _replace_monitor(self) -> None:
+        """The monitor died: start another, which takes the streams over from the reapers."""
+        if self._closing:
+            return
+        logger.warning("the monitor ended; starting another")
+        try:
+            self._context.monitor.connect()
+            for exited in recovery.take_over(self._context):
+                self._exits.put(exited)
+            with self._context.awaited:
+                self._context.awaited.notify_all()
+        except (MonitorLost, OSError):
+            logger.exception("replacing the monitor")

@@ -1,0 +1,223 @@
+"""After a restart: make memory, records and node agree again.
+
+The kernel is asked what is there, the journal what was under way, the records what should be.  What
+belongs to nobody is undone; what was begun is finished or undone; what lives is taken over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from kernel.cgroup import Cgroup
+from kernel.fd import Fd
+from kernel.process import executable_of
+from runtime import lifecycle, snapshot
+from runtime.container.reaper import read_exit
+from runtime.container.state import Container, ContainerState
+from runtime.context import Context
+from runtime.errors import MonitorLost
+from runtime.monitor.client import Exited
+from runtime.monitor.launch import RUNNER_NAME
+from runtime.sandbox import lifecycle as sandbox_lifecycle
+from runtime.sandbox import namespaces
+from runtime.sandbox.state import Sandbox, SandboxState
+
+logger = logging.getLogger(__name__)
+
+
+def recover(context: Context) -> list[Exited]:
+    """Bring the node in order; returns the ends that happened meanwhile, for the caller to record."""
+    ended = take_over(context)
+    _notice_reboot(context)
+    _finish_acts(context)
+    _sweep(context)
+    return ended
+
+
+def take_over(context: Context) -> list[Exited]:
+    """Tell the monitor what its reapers are for; returns the ends that nobody has recorded yet."""
+    ended = []
+    for container in tuple(context.inventory.containers.values()):
+        if container.state is not ContainerState.EXITED:
+            exited = _take_over(context, container)
+            if exited is not None:
+                ended.append(exited)
+    for sandbox in tuple(context.inventory.sandboxes.values()):
+        if sandbox.pause_pid and sandbox.state is SandboxState.READY:
+            run_dir = context.paths.run_container(sandbox.id)
+            context.monitor.adopt(sandbox.id, "pause", run_dir=run_dir, state="running")
+    return ended
+
+
+def _take_over(context: Context, container: Container) -> Exited | None:
+    run_dir = context.paths.run_container(container.id)
+    state = "running" if container.started_at_ns else "created"
+    with contextlib.ExitStack() as opened:
+        sinks: list[Fd] = []
+        if container.config.log_path:
+            with contextlib.suppress(OSError):  # its directory is gone: drain without a log
+                sinks.append(opened.enter_context(lifecycle.open_log(container.config.log_path)))
+        standing = context.monitor.adopt(
+            container.id, "container", run_dir=run_dir, state=state, sinks=sinks, terminal=container.config.tty
+        )
+    if standing.state == "ended":
+        return Exited(container.id, standing.code, standing.at_ns)
+    if standing.state is None:
+        return _end_without_reaper(container, run_dir)
+    if standing.state == "running" and not container.started_at_ns:
+        context.inventory.change_container(container.id, started_at_ns=context.inventory.now())
+    if standing.state == "created" and container.started_at_ns:
+        # The start was written down and not done: the daemon was killed between the two, and nobody was told.
+        context.inventory.change_container(container.id, started_at_ns=0)
+    return None
+
+
+def _end_without_reaper(container: Container, run_dir: Path) -> Exited | None:
+    """Nobody holds it: the reaper's last word decides, or else it is lost."""
+    try:
+        code, at_ns = read_exit((run_dir / "exit").read_bytes())
+        return Exited(container.id, code, at_ns)
+    except FileNotFoundError:
+        return Exited(container.id, None, time.time_ns())
+
+
+def _notice_reboot(context: Context) -> None:
+    """After a reboot, or when its pins are gone, a sandbox is not ready and never will be again."""
+    boot = sandbox_lifecycle.boot_id()
+    for sandbox in tuple(context.inventory.sandboxes.values()):
+        if sandbox.state is SandboxState.READY and not _is_whole(context, sandbox, boot):
+            logger.warning("sandbox %s did not survive: not ready", sandbox.id[:13])
+            context.journal.begin(sandbox.id, sandbox_lifecycle.STOP)
+
+
+def _is_whole(context: Context, sandbox: Sandbox, boot: str) -> bool:
+    wanted = {"uts"}
+    if sandbox.config.namespaces.network == "pod":
+        wanted.add("net")
+    if sandbox.config.namespaces.ipc == "pod":
+        wanted.add("ipc")
+    if sandbox.config.namespaces.pid == "pod":
+        wanted.add("pid")
+        if not executable_of(sandbox.pause_pid).startswith(f"/memfd:{RUNNER_NAME}"):
+            return False
+    return sandbox.boot_id == boot and wanted <= set(namespaces.pinned(context.paths, sandbox.id))
+
+
+def _finish_acts(context: Context) -> None:
+    """Finish a removal or a stop that was begun; undo a creation."""
+    for intent in context.journal.open_intents():
+        sandbox = context.inventory.sandboxes.get(intent.owner)
+        container = context.inventory.containers.get(intent.owner)
+        match intent.act:
+            case lifecycle.CREATE | lifecycle.REMOVE:
+                for cgroup in sandbox_lifecycle.cgroups_of(context, intent.owner):
+                    lifecycle.destroy(context, intent.owner, cgroup)
+                if container is not None:
+                    context.inventory.drop_container(intent.owner, finishes=intent.act)
+            case sandbox_lifecycle.STOP if sandbox is not None:
+                sandbox_lifecycle.finish_stop(context, sandbox)
+            case sandbox_lifecycle.RUN | sandbox_lifecycle.STOP:
+                sandbox_lifecycle.tear_down(context, intent.owner)
+                sandbox_lifecycle.remove_files(context, intent.owner)
+            case sandbox_lifecycle.REMOVE:
+                sandbox_lifecycle.remove_files(context, intent.owner)
+                context.inventory.drop_sandbox(intent.owner, finishes=intent.act)
+            case _:
+                continue  # the image store's own
+        context.journal.undone(intent.owner, intent.act)
+        logger.info("finished or undid %s of %s, begun before the restart", intent.act, intent.owner[:13])
+
+
+def _sweep(context: Context) -> None:
+    """Take away what belongs to no record: found by name, since every name is an id."""
+    paths, inventory = context.paths, context.inventory
+    alive = {sandbox.id for sandbox in inventory.sandboxes.values() if sandbox.state is SandboxState.READY}
+    context.network.sweep(alive)
+    mine = {*inventory.containers, *alive}
+    watched, unclaimed = context.monitor.known()
+    for process_id in watched:
+        if process_id not in mine:
+            context.monitor.forget(process_id, paths.run_container(process_id))
+    for run_dir in unclaimed:
+        context.monitor.forget(f"unclaimed:{run_dir.name}"[:60], run_dir)
+    for directory in _names(paths.run_containers):
+        if directory not in mine:
+            shutil.rmtree(paths.run_container(directory), ignore_errors=True)
+        else:
+            _sweep_execs(context, directory)
+    for directory in _names(paths.containers):
+        if directory not in inventory.containers:
+            snapshot.remove(paths, directory)
+    for directory in _names(paths.run_sandboxes):
+        if directory not in alive:
+            sandbox_lifecycle.tear_down(context, directory)
+    for directory in _names(paths.sandboxes):
+        if directory not in inventory.sandboxes:
+            sandbox_lifecycle.remove_files(context, directory)
+    _sweep_cgroups(context, alive)
+
+
+def _sweep_execs(context: Context, container_id: str) -> None:
+    shutil.rmtree(context.paths.run_container(container_id) / "exec", ignore_errors=True)
+    container = context.inventory.containers.get(container_id)
+    if container is not None:
+        cgroup = context.cgroup(container.cgroup)
+        for child in cgroup.descendants() if cgroup.exists() else []:
+            if child.path.name.startswith("exec-"):
+                child.kill()
+                child.remove()
+
+
+def _sweep_cgroups(context: Context, alive: set[str]) -> None:
+    parent = context.cgroup(context.default_parent)
+    for name in _names(parent.path):
+        path = parent.path / name
+        if path.is_dir() and len(name) == 64 and name not in alive:
+            Cgroup(path).kill()
+            Cgroup(path).remove()
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def record_exit(context: Context, exited: Exited) -> None:
+    """Write down how a container ended, then give back what it held.  Anything else is somebody's exec."""
+    container = context.inventory.containers.get(exited.id)
+    if container is None:
+        with context.awaited:
+            context.exec_exits[exited.id] = (255 if exited.code is None else exited.code, exited.at_ns)
+            context.awaited.notify_all()
+        return
+    if container.state is ContainerState.EXITED or (container.id in context.starting and exited.code == 111):
+        return
+    cgroup = context.cgroup(container.cgroup)
+    if exited.code is None:
+        cgroup.kill()
+    was_out_of_memory = cgroup.fields("memory.events").get("oom_kill", 0) > 0
+    code = 255 if exited.code is None else exited.code
+    reason = "OOMKilled" if was_out_of_memory else "Unknown" if exited.code is None else "Error" if code else "Completed"
+    message = "its end was not seen: its reaper was killed" if exited.code is None else ""
+    changed = msgspec.structs.replace(
+        container,
+        finished_at_ns=max(exited.at_ns, container.started_at_ns, 1),
+        exit_code=code,
+        reason=reason,
+        message=message,
+        pid=0,
+    )
+    context.inventory.save_container(changed)
+    try:
+        lifecycle.clean_up(context, container)
+    except (OSError, MonitorLost) as error:
+        logger.warning("container %s has ended, but not all of it could be given back: %s", container.id[:13], error)

@@ -1,0 +1,175 @@
+"""A pod sandbox's life: run, stop, remove.  No pause container: namespaces are pinned, and only a shared
+pid namespace needs a process to live in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from kernel import mount
+from kernel.cgroup import Cgroup
+from runtime import lifecycle
+from runtime.container.descriptors import Descriptor
+from runtime.container.failure import describe_failure
+from runtime.container.init import pause_program
+from runtime.context import Context
+from runtime.errors import SandboxNotFound, StartFailed, WrongState
+from runtime.sandbox import files, namespaces
+from runtime.sandbox.config import SandboxConfig
+from runtime.sandbox.state import Sandbox, SandboxState
+
+RUN, STOP, REMOVE = "sandbox.run", "sandbox.stop", "sandbox.remove"
+
+
+def run(context: Context, config: SandboxConfig) -> str:
+    """Make a sandbox and return its id, ready: its namespaces are there and it has its address.
+
+    The same attempt again, ready already, is the retry of a caller that lost the answer: it gets the same id.
+    """
+    known = _find_attempt(context, config)
+    if known is not None:
+        return known.id
+    inventory = context.inventory
+    sandbox = Sandbox(id=inventory.new_id(), config=config, created_at_ns=inventory.now(), boot_id=boot_id())
+    sandbox.cgroup_parent = config.cgroup_parent.rstrip("/") or f"{context.default_parent}/{sandbox.id}"
+    sandbox.hostname = config.hostname or socket.gethostname()
+    context.journal.begin(sandbox.id, RUN)
+    try:
+        _make(context, sandbox)
+        inventory.save_sandbox(sandbox, finishes=RUN)
+    except BaseException:
+        tear_down(context, sandbox.id)
+        remove_files(context, sandbox.id)
+        context.journal.undone(sandbox.id, RUN)
+        raise
+    return sandbox.id
+
+
+def stop(context: Context, sandbox_id: str) -> None:
+    """End everything in the sandbox at once.  Idempotent: an unknown or stopped one is no error, and cheap."""
+    try:
+        sandbox = context.inventory.find_sandbox(sandbox_id)
+    except SandboxNotFound:
+        return
+    if sandbox.state is SandboxState.NOT_READY:
+        return
+    context.journal.begin(sandbox.id, STOP)
+    finish_stop(context, sandbox)
+
+
+def finish_stop(context: Context, sandbox: Sandbox) -> None:
+    """The work of ``stop``, also of one that was interrupted."""
+    for container in context.inventory.containers_of(sandbox.id):
+        lifecycle.stop(context, container.id, 0)
+    tear_down(context, sandbox.id)
+    stopped = Sandbox(
+        id=sandbox.id,
+        config=sandbox.config,
+        state=SandboxState.NOT_READY,
+        created_at_ns=sandbox.created_at_ns,
+        cgroup_parent=sandbox.cgroup_parent,
+        hostname=sandbox.hostname,
+        boot_id=sandbox.boot_id,
+    )
+    context.inventory.save_sandbox(stopped, finishes=STOP)
+
+
+def remove(context: Context, sandbox_id: str) -> None:
+    """Remove the sandbox with its containers, stopping it first.  Idempotent: an unknown one is no error."""
+    try:
+        sandbox = context.inventory.find_sandbox(sandbox_id)
+    except SandboxNotFound:
+        return
+    stop(context, sandbox.id)
+    for container in context.inventory.containers_of(sandbox.id):
+        lifecycle.remove(context, container.id)
+    context.journal.begin(sandbox.id, REMOVE)
+    remove_files(context, sandbox.id)
+    context.inventory.drop_sandbox(sandbox.id, finishes=REMOVE)
+
+
+def tear_down(context: Context, sandbox_id: str) -> None:
+    """Give back all that lives in the kernel; all of it is found from the id, and what is gone already is no error."""
+    context.network.detach(sandbox_id)
+    context.monitor.forget(sandbox_id, context.paths.run_container(sandbox_id))
+    shutil.rmtree(context.paths.run_container(sandbox_id), ignore_errors=True)
+    namespaces.remove(context.paths, sandbox_id)
+    files.remove_shm(context.paths, sandbox_id)
+    for cgroup in cgroups_of(context, sandbox_id):
+        cgroup.kill()
+        cgroup.remove()
+
+
+def remove_files(context: Context, sandbox_id: str) -> None:
+    """Remove the sandbox's files."""
+    files.remove(context.paths, sandbox_id)
+
+
+def cgroups_of(context: Context, owner: str) -> list[Cgroup]:
+    """Every cgroup named after *owner*, wherever its pod's parent is: the name is the record."""
+    default = context.cgroup(context.default_parent) / owner
+    sandbox = context.inventory.sandboxes.get(owner)
+    if sandbox is not None:
+        return [context.cgroup(f"{sandbox.cgroup_parent}/{owner}"), default]
+    found = [Cgroup(Path(directory) / owner) for directory, names, _ in os.walk(context.tree) if owner in names]
+    return sorted({cgroup.path: cgroup for cgroup in (*found, default)}.values(), key=lambda cgroup: -len(cgroup.path.parts))
+
+
+def boot_id() -> str:
+    """What tells this boot of the kernel from all others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _find_attempt(context: Context, config: SandboxConfig) -> Sandbox | None:
+    key = (config.namespace, config.name, config.uid, config.attempt)
+    for sandbox in tuple(context.inventory.sandboxes.values()):
+        if sandbox.key == key:
+            if sandbox.state is SandboxState.READY and sandbox.config == config:
+                return sandbox
+            raise WrongState(
+                f"run sandbox {config.namespace}/{config.name}: attempt {config.attempt} exists as {sandbox.id[:13]} and is "
+                f"{sandbox.state}; remove it or use another attempt number"
+            )
+    return None
+
+
+def _make(context: Context, sandbox: Sandbox) -> None:
+    """Make the pod's namespaces, network, files, cgroup and, for a shared pid namespace, its first process."""
+    config, paths = sandbox.config, context.paths
+    has_network, has_ipc = config.namespaces.network == "pod", config.namespaces.ipc == "pod"
+    namespaces.create(paths, sandbox.id, network=has_network, ipc=has_ipc, hostname=sandbox.hostname, sysctls=config.sysctls)
+    if has_network:
+        addresses = context.network.attach(sandbox.id, paths.run_sandbox(sandbox.id) / "net")
+        sandbox.ip, sandbox.additional_ips = addresses.ip, list(addresses.additional)
+    dns = None
+    if config.dns_servers is not None:
+        dns = files.Dns(config.dns_servers, config.dns_searches or [], config.dns_options or [])
+    ips = [sandbox.ip, *sandbox.additional_ips] if sandbox.ip else []
+    files.write(paths, sandbox.id, hostname=sandbox.hostname, addresses=ips, dns=dns)
+    if has_ipc:
+        files.mount_shm(paths, sandbox.id)
+    context.cgroup(sandbox.cgroup_parent).create()
+    if config.namespaces.pid == "pod":
+        sandbox.pause_pid = _start_pause(context, sandbox)
+
+
+def _start_pause(context: Context, sandbox: Sandbox) -> int:
+    run_dir = context.paths.run_container(sandbox.id)
+    run_dir.mkdir(mode=0o700)
+    cgroup = context.cgroup(f"{sandbox.cgroup_parent}/{sandbox.id}")
+    cgroup.create()
+    program = pause_program(f"pause of {sandbox.config.name}", in_cgroup=True)
+    with cgroup.open() as opened:
+        launched, _ = context.monitor.launch(
+            sandbox.id, "pause", program, run_dir=run_dir, name="kernelet:pause", descriptors={Descriptor.CGROUP: opened}
+        )
+    if launched.failed is not None:
+        raise StartFailed(f"run sandbox {sandbox.config.name}: {describe_failure(program, launched.failed, launched.errno)}")
+    pin = context.paths.run_sandbox(sandbox.id) / "pid"
+    with contextlib.closing(open(pin, "x")):
+        pass
+    mount.bind(f"/proc/{launched.pid}/ns/pid", pin, recursive=False)
+    return launched.pid
