@@ -68,7 +68,9 @@ class AddressPool:
 
     def find(self, owner: str) -> IPv4Address | None:
         """The address of *owner*, if it has one."""
-        return self._all().get(owner)
+        rows = self._store.rows("SELECT address FROM addresses WHERE owner = ?", owner)
+        found = (IPv4Address(str(address)) for (address,) in rows)
+        return next((address for address in found if address in self._subnet), None)
 
     def owners(self) -> set[str]:
         """Who has an address."""

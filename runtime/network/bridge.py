@@ -6,7 +6,8 @@
     eth0 10.85.0.3/16  ---- veth ----  kl<id>  /
 
 Every name comes from the sandbox's id or the bridge's name, so that what is left after a crash can be
-told from what lives.  *Measured*: attach 1.9 ms, 3.5 the first time; detach 20 ms, in the kernel.
+told from what lives.  *Measured*: attach 2 ms, of which the kernel has 0.6 and a durable commit 0.3; the
+first one 6 ms; detach 20 ms, which the kernel spends waiting for its readers, several pods' at a time.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class BridgeNetwork:
     """A ``Network``; nothing is made on the node before the first pod is attached.
 
     What it changes for the node as a whole, IPv4 forwarding, is written down in *state_dir* first and
-    restored by ``shutdown``.
+    restored by ``shutdown``.  Like the setting, that directory should not outlive a boot (``Paths.run_dir``).
     """
 
     def __init__(self, store: Store, *, name: str = "kernelet0", subnet: IPv4Network = SUBNET, state_dir: Path) -> None:
@@ -165,20 +166,29 @@ class BridgeNetwork:
         with Netlink() as node, Netlink(namespace) as pod:
             inside = pod.find_link(POD_LINK)
             if inside is None:
-                node.delete_link(node_link(sandbox_id))  # its peer would be in a namespace that this pod no longer has
-                node.create_veth(
-                    node_link(sandbox_id),
-                    master=bridge.index,
-                    peer_name=POD_LINK,
-                    peer_namespace=namespace,
-                    peer_hardware_address=hardware_address(address),
-                )
+                self._make_pair(node, sandbox_id, address, bridge, namespace)
                 inside = pod.link(POD_LINK)
             elif node.find_link(node_link(sandbox_id)) is None:
                 raise NotReady(f"connect sandbox {sandbox_id}: its network namespace has an {POD_LINK} that is not ours")
             pod.set_address(inside, IPv4Interface((address, self._subnet.prefixlen)))
             pod.set_up(POD_LINK)
             pod.add_default_route(inside, self._gateway)
+
+    def _make_pair(self, node: Netlink, sandbox_id: str, address: IPv4Address, bridge: Link, namespace: Fd) -> None:
+        def create() -> None:
+            node.create_veth(
+                node_link(sandbox_id),
+                master=bridge.index,
+                peer_name=POD_LINK,
+                peer_namespace=namespace,
+                peer_hardware_address=hardware_address(address),
+            )
+
+        try:
+            create()
+        except FileExistsError:  # its peer is in a namespace that this pod no longer has
+            node.delete_link(node_link(sandbox_id))
+            create()
 
     def _pod_links(self, node: Netlink) -> list[Link]:
         """The node's ends of pods' pairs: ports of our bridge, or of none if it is gone."""

@@ -3,90 +3,27 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 import pytest
 
-from kernel import mount, nftables
-from kernel.fd import Fd, open_path
+from kernel import mount
 from kernel.netlink import Netlink
 from runtime.errors import NotReady
 from runtime.network import Addresses, Network
 from runtime.network.allocation import AddressesExhausted
 from runtime.network.bridge import IP_FORWARD, BridgeNetwork, node_link
-from runtime.paths import Paths
 from runtime.sandbox import namespaces
 from runtime.store import Store
 from tests.support import network
+from tests.support.bridge import IDS, Node, node
 from tests.support.requires import program, requires
 
 pytestmark = requires("root")
-
-SUBNET = IPv4Network("10.85.0.0/16")
-IDS = [f"{number:02x}" * 32 for number in range(1, 33)]
-
-
-@dataclass
-class Node:
-    """A node with pods whose namespaces are pinned, and the network under test."""
-
-    paths: Paths
-    store: Store
-    network: BridgeNetwork
-
-    def pin(self, sandbox_id: str) -> Path:
-        return self.paths.run_sandbox(sandbox_id) / "net"
-
-    def attach(self, sandbox_id: str) -> Addresses:
-        return self.network.attach(sandbox_id, self.pin(sandbox_id))
-
-    @contextmanager
-    def inside(self, sandbox_id: str) -> Iterator[Fd]:
-        with open_path(self.pin(sandbox_id)) as found:
-            yield found
-
-    @contextmanager
-    def connection_to(self, sandbox_id: str, ip: str) -> Iterator[tuple[socket.socket, socket.socket]]:
-        """A TCP connection from the node to a pod: our end and the pod's."""
-        with (
-            self.inside(sandbox_id) as pod,
-            network.listen(pod) as listener,
-            network.connect(None, ip, listener.getsockname()[1]) as client,
-            listener.accept()[0] as server,
-        ):
-            yield client, server
-
-    def restarted(self) -> BridgeNetwork:
-        """The network as a daemon that starts now sees it."""
-        return BridgeNetwork(self.store, name="bridge0", state_dir=self.paths.root_dir)
-
-
-@contextmanager
-def node(directory: Path, pods: int, subnet: IPv4Network = SUBNET) -> Iterator[Node]:
-    """A node with *pods* pods; afterwards nothing of the network may be left on it."""
-    assert network.links_in() == {"lo"}, "this must not be the node that runs the tests"
-    IP_FORWARD.write_text("0")  # a new namespace inherits the first one's
-    with network.pinned_pods(directory, *IDS[:pods]) as paths, ExitStack() as undo:
-        store = Store(paths.database)
-        undo.callback(store.close)
-        here = Node(paths, store, BridgeNetwork(store, name="bridge0", subnet=subnet, state_dir=paths.root_dir))
-        yield here
-        for sandbox_id in IDS[:pods]:
-            here.network.detach(sandbox_id)
-        here.network.shutdown()
-        assert network.links_in() == {"lo"}
-        assert nftables.tables() == []
-        assert store.rows("SELECT * FROM addresses") == []
-        assert IP_FORWARD.read_text() == "0\n"
-        assert not (paths.root_dir / "network.json").exists()
 
 
 def test_it_keeps_the_promise_of_a_network(tmp_path: Path) -> None:
@@ -134,7 +71,7 @@ def test_a_pod_reaches_the_world_with_the_nodes_address(tmp_path: Path) -> None:
         with network.outside_world(*ends) as world:
             with Netlink(world) as there:
                 assert there.default_gateways() == [], "it could not answer a pod's own address"
-            with node_beside("uplink", tmp_path) as here:
+            with node(tmp_path, 1, kept={"uplink"}) as here:
                 here.attach(IDS[0])
                 with here.inside(IDS[0]) as pod, network.listen(world) as listener:
                     assert network.peer_of_a_connection(listener, pod, "192.0.2.2") == "192.0.2.1"
@@ -143,27 +80,14 @@ def test_a_pod_reaches_the_world_with_the_nodes_address(tmp_path: Path) -> None:
     network.in_a_node(test)
 
 
-@contextmanager
-def node_beside(link: str, directory: Path) -> Iterator[Node]:
-    """A node with one pod and a link of its own that is not ours and must stay."""
-    with network.pinned_pods(directory, IDS[0]) as paths:
-        store = Store(paths.database)
-        here = Node(paths, store, BridgeNetwork(store, name="bridge0", state_dir=paths.root_dir))
-        yield here
-        here.network.detach(IDS[0])
-        here.network.shutdown()
-        assert network.links_in() == {"lo", link}
-        store.close()
-
-
 def test_the_first_packet_after_attach_arrives(tmp_path: Path) -> None:
     def test() -> None:
         with node(tmp_path, 8) as here:
             for sandbox_id in IDS[:8]:
                 ip = here.attach(sandbox_id).ip
                 with here.inside(sandbox_id) as pod, network.listen(pod) as listener:
+                    assert network.ping(pod, "10.85.0.1")  # one packet, never sent again
                     assert network.peer_of_a_connection(listener, None, ip) == "10.85.0.1"
-                    assert network.ping(pod, "10.85.0.1", timeout_seconds=0.5)
 
     network.in_a_node(test)
 
@@ -197,7 +121,7 @@ def test_attaching_again_returns_the_same_and_keeps_connections(tmp_path: Path) 
                 assert here.restarted().attach(IDS[0], here.pin(IDS[0])) == first
                 client.sendall(b"still here")
                 assert server.recv(10) == b"still here"
-            assert json.loads((here.paths.root_dir / "network.json").read_text()) == {"ip_forward": "0"}
+            assert json.loads((here.paths.run_dir / "network.json").read_text()) == {"ip_forward": "0"}
 
     network.in_a_node(test)
 
@@ -343,7 +267,7 @@ def test_a_link_of_the_bridges_name_that_is_no_bridge_is_an_error(tmp_path: Path
 
 def test_a_full_subnet_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
     def test() -> None:
-        with node(tmp_path, 6, IPv4Network("10.85.0.0/29")) as here:
+        with node(tmp_path, 6, subnet=IPv4Network("10.85.0.0/29")) as here:
             for sandbox_id in IDS[:5]:
                 here.attach(sandbox_id)
             with pytest.raises(AddressesExhausted, match=r"10\.85\.0\.0/29"):
@@ -411,22 +335,11 @@ def test_shutdown_does_nothing_twice_or_before_the_first_pod(tmp_path: Path) -> 
 
 def test_forwarding_that_was_on_before_stays_on(tmp_path: Path) -> None:
     def test() -> None:
-        IP_FORWARD.write_text("1")
-        with node_beside_nothing(tmp_path) as here:
+        with node(tmp_path, 1, forwarding="1") as here:
             here.attach(IDS[0])
-            here.network.detach(IDS[0])
-            here.network.shutdown()
-            assert IP_FORWARD.read_text() == "1\n"
+            assert not (here.paths.run_dir / "network.json").exists()
 
     network.in_a_node(test)
-
-
-@contextmanager
-def node_beside_nothing(directory: Path) -> Iterator[Node]:
-    with network.pinned_pods(directory, IDS[0]) as paths:
-        store = Store(paths.database)
-        yield Node(paths, store, BridgeNetwork(store, name="bridge0", state_dir=paths.root_dir))
-        store.close()
 
 
 def test_forwarding_is_restored_after_a_crash_in_between(tmp_path: Path) -> None:
