@@ -10,9 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from kernel.mountinfo import load_mountinfo
@@ -65,25 +63,14 @@ def all_processes(top: Path | str) -> set[int]:
 
 
 def remove(top: Path | str) -> None:
-    """Kill whatever lives in *top* and below, and remove these cgroups."""
-
-    def is_empty() -> bool:
-        victims = all_processes(top)
-        for pid in victims:
-            kill(pid)
-        return not victims
-
+    """Kill whatever lives in *top* and below (cgroup.kill, Linux 5.14), and remove these cgroups."""
     if not os.path.isdir(top):
         return
-    wait.until(is_empty, 10, f"the end of all processes in cgroup {top}")
+    Path(top, "cgroup.kill").write_text("1")
+    events = Path(top, "cgroup.events")
+    wait.until(lambda: "populated 0" in events.read_text(), 10, f"the end of all processes in cgroup {top}")
     for group in [*walk(top), os.fspath(top)]:
         wait.until(functools.partial(_is_removed, group), 5, f"cgroup {group} to be removable")
-
-
-def kill(pid: int) -> None:
-    """SIGKILL for *pid*, which may have ended already."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def _is_removed(group: str) -> bool:

@@ -97,6 +97,7 @@ def _map_every_id(pid: int) -> None:
 
 def _be_the_child(channel: socket.socket, function: Callable[[], object], flags: int, deadline_seconds: float) -> NoReturn:
     try:
+        check(lib.prctl(lib.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
         _enter(channel, flags)
         # Not a thread, which would forbid unshare(CLONE_NEWUSER): a timer whose C handler prints the stack.
         faulthandler.register(signal.SIGALRM, file=2, all_threads=True, chain=False)

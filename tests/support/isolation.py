@@ -10,17 +10,19 @@ pytest itself moves in, before the first test, so that every process it starts i
               with processes cannot hand controllers to its children
 
 pytest is also the subreaper: a daemon's orphans become its children, where the audit (``leaks``) finds them.
-What a run that was killed left behind is found by name and swept by the next one.
+What a run that was killed left behind is swept by the next one.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -34,6 +36,7 @@ from kernel.mountinfo import load_mountinfo
 from tests.support import cgroup
 
 PREFIX = "kernelet-test-"
+TOP = Path("/tmp")
 NAMESPACES = lib.CLONE_NEWNS | lib.CLONE_NEWNET | lib.CLONE_NEWIPC | lib.CLONE_NEWUTS | lib.CLONE_NEWCGROUP
 
 #: File systems below /sys that programs ask about security modules and BPF; moved over to the fresh /sys.
@@ -58,19 +61,46 @@ def isolated() -> Iterator[Run]:
 
     Without root only the directory is private.  The namespaces end with the process.
     """
-    sweep_directories()
-    name = f"{PREFIX}{os.getpid()}-{_started_at(os.getpid())}"
+    name = f"{PREFIX}{os.getpid()}-{time.time_ns():x}"
     with ExitStack() as undo:
-        directory = Path("/tmp") / name
-        directory.mkdir(mode=0o700)
+        undo.enter_context(_claimed(TOP, name, functools.partial(shutil.rmtree, ignore_errors=True)))
+        directory = TOP / name
         undo.callback(shutil.rmtree, directory)
-        root = os.geteuid() == 0
-        if root:
+        is_root = os.geteuid() == 0
+        if is_root:
             check(lib.prctl(lib.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
             undo.callback(_unmount_below, directory)
             undo.enter_context(_own_node(name))
-        number = os.getpid() % 250
-        yield Run(directory, f"klt{os.getpid()}", IPv4Network(f"10.{number}.0.0/16"), root)
+        yield Run(directory, f"klt{os.getpid()}", IPv4Network(f"10.{os.getpid() % 250}.0.0/16"), is_root)
+
+
+@contextmanager
+def _claimed(parent: Path, name: str, remove: Callable[[Path], None]) -> Iterator[None]:
+    """The new directory *name* in *parent*, locked while it is ours; what runs that were killed left there is removed.
+
+    A lock tells the living from the dead also across process id namespaces, where ids do not.
+    """
+    with open_path(TOP, os.O_DIRECTORY) as gate:
+        fcntl.flock(gate.fileno(), fcntl.LOCK_EX)  # so that nobody sees ours before it is locked
+        for left in parent.glob(f"{PREFIX}*"):
+            if _is_abandoned(left):
+                remove(left)
+        (parent / name).mkdir(mode=0o700)
+        claim = open_path(parent / name, os.O_DIRECTORY)
+        fcntl.flock(claim.fileno(), fcntl.LOCK_EX)
+    with claim:
+        yield
+
+
+def _is_abandoned(directory: Path) -> bool:
+    try:
+        with open_path(directory, os.O_DIRECTORY | os.O_NOFOLLOW) as opened:
+            if os.fstat(opened.fileno()).st_uid != os.geteuid():
+                return False
+            fcntl.flock(opened.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError, PermissionError):
+        return False
+    return True
 
 
 @contextmanager
@@ -94,11 +124,10 @@ def _own_cgroup(hierarchy: Path, name: str) -> Iterator[Path]:
     # Opened in the host's cgroup namespace: through these the end of the run gets out of its own.
     above = open_path(hierarchy, os.O_PATH | os.O_DIRECTORY)
     home = open_path(hierarchy / cgroup.own_path() / "cgroup.procs", os.O_WRONLY)
-    with above, home:
-        outside = Path(f"/proc/self/fd/{above.fileno()}")
-        _sweep_cgroups(outside)
+    outside = Path(f"/proc/self/fd/{above.fileno()}")
+    with above, home, _claimed(outside, name, cgroup.remove):
         tree = outside / name
-        (tree / "pytest").mkdir(parents=True)
+        (tree / "pytest").mkdir()
         try:
             yield tree
         finally:
@@ -137,30 +166,3 @@ def _unmount_below(directory: Path) -> None:
     for row in reversed(load_mountinfo()):
         if row.target == str(directory) or row.target.startswith(f"{directory}/"):
             mount.unmount(row.target)
-
-
-def _sweep_cgroups(outside: Path) -> None:
-    for entry in outside.glob(f"{PREFIX}*"):
-        if not _is_alive(entry.name):
-            cgroup.remove(entry)
-
-
-def sweep_directories() -> None:
-    for entry in Path("/tmp").glob(f"{PREFIX}*"):
-        if not _is_alive(entry.name) and entry.lstat().st_uid == os.geteuid():
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _is_alive(name: str) -> bool:
-    """Whether the run called *name* (process id and start time) still goes on."""
-    pid, _, started_at = name.removeprefix(PREFIX).partition("-")
-    return pid.isdigit() and _started_at(int(pid)) == started_at
-
-
-def _started_at(pid: int) -> str | None:
-    """The start time of *pid* in clock ticks since boot (proc_pid_stat(5), field 22), or None when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-

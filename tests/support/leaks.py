@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import struct
 import threading
@@ -160,7 +161,8 @@ def discard(left: Census) -> None:
     for kind, what in left:
         by_kind.setdefault(kind, []).append(what)
     for pid in by_kind.get("process", ()):
-        cgroup.kill(int(pid))
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
     for line in sorted(map(str, by_kind.get("mount", ())), key=lambda line: int(line.split(" ")[0]), reverse=True):
         with suppress(OSError):
             mount.unmount(parse_mountinfo(line)[0].target)

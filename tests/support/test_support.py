@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -134,6 +135,29 @@ class Marker:
     pass
 
 
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def start_a_run() -> tuple[int, Path]:
+    """A process that has become a run of its own, and its directory."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with isolation.isolated() as other:
+                os.write(writer, os.fsencode(other.directory))
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    directory = os.read(reader, 200)
+    os.close(reader)
+    assert directory, "the run did not start"
+    return pid, Path(os.fsdecode(directory))
+
+
 def hang() -> None:
     time.sleep(60)
 
@@ -161,11 +185,19 @@ class TestIsolation:
         assert os.waitpid(orphan, 0)[1] == signal.SIGKILL
 
     def test_what_a_killed_run_left_is_swept(self, run: isolation.Run) -> None:
-        left = Path(f"/tmp/{isolation.PREFIX}{os.getpid()}-1")  # our process id, but not our start time
-        left.mkdir()
-        isolation.sweep_directories()
+        """Two runs side by side spare each other; the second is killed, and a third sweeps after it."""
+        second, left = start_a_run()
+        group = cgroup.ROOT / left.name
+        assert left.is_dir()
+        assert cgroup.all_processes(group) == {second}
+        kill(second)
+        third, directory = start_a_run()
         assert not left.exists()
-        assert run.directory.exists()
+        assert not group.exists()
+        assert run.directory.is_dir()
+        kill(third)
+        shutil.rmtree(directory)
+        cgroup.remove(cgroup.ROOT / directory.name)
 
     def test_paths_are_private_and_short(self, paths: Paths, run: isolation.Run, journal: Journal) -> None:
         assert paths.root_dir.is_relative_to(run.directory)
