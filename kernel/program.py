@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from kernel._linux import ffi, lib
 from kernel.fd import Fd, memory
@@ -40,37 +41,35 @@ _MAGIC, _VERSION = 0x6C6E726B, 1
 _CALL, _CLONE = 0, 1
 _LITERAL, _ADDRESS, _SLOT = 0, 1, 2
 _NO_SLOT, SKIPPED = 0xFF, -4096
+_SIGN = 1 << 63
+_PADDING = [(0,) * (6 - count) for count in range(7)]
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """The result of an earlier step, by name."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(NamedTuple):
     """Kernel constants or'ed together, kept by name."""
 
     names: tuple[str, ...]
 
     def value(self) -> int:
-        return sum(_constant(name) for name in set(self.names))
+        return _value(self.names)
 
     def __str__(self) -> str:
         return "|".join(self.names) or "0"
 
 
-@dataclass(frozen=True, slots=True)
-class Vector:
+class Vector(NamedTuple):
     """A NULL-terminated array of strings, as execve(2) takes."""
 
     items: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(NamedTuple):
     """An array of integers in memory, each *width* bytes; *label* is how it is printed."""
 
     width: int
@@ -78,15 +77,13 @@ class Words:
     label: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(NamedTuple):
     """A struct sock_fprog over the BPF instructions *code*."""
 
     code: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(NamedTuple):
     """Memory that the kernel writes to and a later step reads: the same name is the same memory."""
 
     name: str
@@ -97,8 +94,7 @@ class Buffer:
 Argument = int | str | bytes | Slot | Flags | Vector | Words | Filter | Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One system call: what, why, and what it means when it fails."""
 
     call: str
@@ -224,8 +220,18 @@ def runner_image() -> bytes:
 
 
 @cache
-def _constant(name: str) -> int:
-    return int(getattr(lib, name))
+def _value(names: tuple[str, ...]) -> int:
+    value = 0
+    for name in names:
+        value |= int(getattr(lib, name))
+    return value
+
+
+@cache
+def _tolerated(errnos: tuple[int, ...]) -> tuple[int, ...]:
+    if len(errnos) > 4:
+        raise ValueError(f"a step tolerates four errnos at most, not {errnos}")
+    return (*errnos, 0, 0, 0, 0)[:4]
 
 
 @cache
@@ -296,34 +302,37 @@ class _Packer:
 
     def _pack_step(self, index: int, step: Step) -> bytes:
         store = self._slots[step.store] if step.store else _NO_SLOT
-        tolerated = (*step.tolerate, 0, 0, 0, 0)[:4]
-        if len(step.tolerate) > 4:
-            raise ValueError(f"{step}: a step tolerates four errnos at most")
+        tolerated = _tolerated(step.tolerate)
         if index == self._program.clone_index:
             arguments = (self._clone_arguments(step), ffi.sizeof("struct clone_args"), 0, 0, 0, 0)
             return _STEP.pack(_number("clone3"), _CLONE, store, _ADDRESS, len(self._program.steps), *tolerated, *arguments)
-        kinds, values = 0, [0] * 6
-        for position, argument in enumerate(step.arguments):
-            kind, values[position] = self._pack_argument(argument)
-            kinds |= kind << (2 * position)
-        return _STEP.pack(_number(step.call), _CALL, store, kinds, 0, *tolerated, *values)
-
-    def _pack_argument(self, argument: Argument) -> tuple[int, int]:
-        if isinstance(argument, Slot):
-            return _SLOT, self._slots[argument.name]
-        if isinstance(argument, int):
-            return _LITERAL, argument if argument < 1 << 63 else argument - (1 << 64)
-        if isinstance(argument, Flags):
-            return _LITERAL, argument.value()
-        return _ADDRESS, self._place(argument)
+        kinds, shift = 0, 0
+        values = []
+        for argument in step.arguments:
+            if isinstance(argument, int):
+                values.append(argument if argument < _SIGN else argument - 2 * _SIGN)
+            elif isinstance(argument, Flags):
+                values.append(_value(argument.names))
+            elif isinstance(argument, Slot):
+                kinds |= _SLOT << shift
+                values.append(self._slots[argument.name])
+            else:
+                kinds |= _ADDRESS << shift
+                values.append(self._place(argument))
+            shift += 2
+        return _STEP.pack(_number(step.call), _CALL, store, kinds, 0, *tolerated, *values, *_PADDING[len(values)])
 
     def _place(self, argument: str | bytes | Vector | Words | Filter | Buffer) -> int:
         """Put *argument* into the data, once; return its offset in the program."""
-        key: object = ("buffer", argument.name) if isinstance(argument, Buffer) else argument
-        if key not in self._known:
-            self._known[key] = self._write(argument)
-        extra = argument.offset if isinstance(argument, Buffer) else 0
-        return self._known[key] + extra
+        if isinstance(argument, Buffer):
+            return self._place_once((Buffer, argument.name), argument) + argument.offset
+        return self._place_once((type(argument), argument), argument)
+
+    def _place_once(self, key: object, argument: str | bytes | Vector | Words | Filter | Buffer) -> int:
+        place = self._known.get(key)
+        if place is None:
+            place = self._known[key] = self._write(argument)
+        return place
 
     def _write(self, argument: str | bytes | Vector | Words | Filter | Buffer) -> int:
         match argument:
@@ -337,7 +346,7 @@ class _Packer:
             case Buffer(_, size):
                 return self._append(b"\0" * size, 8)
             case str():
-                return self._append(argument.encode() + b"\0", 1)
+                return self._append(os.fsencode(argument) + b"\0", 1)
             case bytes():
                 return self._append(argument + b"\0", 1)
 

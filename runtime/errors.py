@@ -5,7 +5,7 @@ KerneletError
 │   ├── InvalidSpec          an OCI or CRI field, named
 │   └── InvalidReference     an image reference
 ├── NotFound                 ContainerNotFound, SandboxNotFound, ImageNotFound, HostPathNotFound
-├── NotReady                 the object is not in a state for this: SandboxNotReady, ContainerNotRunning, WrongState
+├── NotReady                 not in a state for this: SandboxNotReady, ContainerNotRunning, WrongState, AddressesExhausted
 ├── Unsupported              this node's kernel or this version lacks it: ControllerMissing
 ├── ImagePullFailed          RegistryUnavailable, RegistryRefused, DigestMismatch, LayerRefused
 ├── StartFailed              a step of a program failed; the step, errno and reason are in it
@@ -69,6 +69,10 @@ class ContainerNotRunning(NotReady):
 
 
 class WrongState(NotReady):
+    pass
+
+
+class AddressesExhausted(NotReady):
     pass
 
 

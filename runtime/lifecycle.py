@@ -132,7 +132,7 @@ def kill(context: Context, container: Container) -> None:
         )
     if not context.inventory.wait_until(is_over, KILL_SECONDS):
         raise TimedOut(
-            f"stop container {container.config.name}: process {container.pid} survived SIGKILL for {KILL_SECONDS:.0f} s"
+            f"stop container {container.config.name}: process {container.pid} survived SIGKILL {KILL_SECONDS:.0f} s"
         )
 
 

@@ -11,7 +11,6 @@ import errno
 import os
 
 from kernel.capability import CAPABILITIES
-
 from kernel.program import Buffer, Filter, Flags, Program, Slot, Vector, Words
 from runtime.container.descriptors import Descriptor
 from runtime.errors import InvalidSpec
@@ -87,7 +86,7 @@ def attach_terminal(steps: Program, process: schema.Process) -> None:
     steps.call(
         "keyctl",
         Flags(("KEYCTL_JOIN_SESSION_KEYRING",)),
-        "kernelet",
+        0,
         tolerate=(errno.ENOSYS,),
         why="a key ring of its own: the keys of whoever started the daemon are not the container's",
     )

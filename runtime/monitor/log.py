@@ -36,7 +36,7 @@ def _has_long_line(batch: bytes) -> bool:
 
 def _split(batch: bytes, full: bytes, partial: bytes) -> bytes:
     lines = batch.split(b"\n")
-    pieces = []
+    pieces: list[bytes] = []
     for number, line in enumerate(lines):
         is_last = number == len(lines) - 1
         if is_last and not line:

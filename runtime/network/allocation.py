@@ -10,12 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
 
-from runtime.errors import NotReady
+from runtime.errors import AddressesExhausted
 from runtime.store import Store
-
-
-class AddressesExhausted(NotReady):
-    pass
 
 
 def gateway_of(subnet: IPv4Network) -> IPv4Address:

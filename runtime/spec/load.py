@@ -157,7 +157,15 @@ def _check_unique(names: Iterable[str], where: str, field: str) -> None:
 
 
 def _check_text(value: object, where: str) -> None:
-    """Refuse a NUL byte anywhere: C would read a shorter string than was checked here."""
+    """Refuse a NUL byte anywhere: C would read a shorter string than was checked here.
+
+    JSON has one way to write it, so a search of the text decides at once; the walk (0.7 ms) finds the place.
+    """
+    try:
+        if isinstance(value, msgspec.Struct) and b"\\u0000" not in msgspec.json.encode(value):
+            return
+    except UnicodeEncodeError:
+        pass  # lone surrogates: bytes that are no UTF-8, as os.fsdecode spells them
     for path, text in _texts(value, where):
         if "\0" in text:
             raise InvalidSpec(f"{path}: holds a NUL byte")

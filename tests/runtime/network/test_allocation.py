@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from runtime.network.allocation import AddressesExhausted, AddressPool, next_free
+from runtime.errors import AddressesExhausted
+from runtime.network.allocation import AddressPool, next_free
 from runtime.store import Store
 
 SMALL = IPv4Network("10.9.8.16/28")  # 13 addresses for pods: .18 to .30

@@ -13,9 +13,8 @@ import pytest
 
 from kernel import mount
 from kernel.netlink import Netlink
-from runtime.errors import NotReady
+from runtime.errors import AddressesExhausted, NotReady
 from runtime.network import Addresses, Network
-from runtime.network.allocation import AddressesExhausted
 from runtime.network.bridge import IP_FORWARD, BridgeNetwork, node_link
 from runtime.sandbox import namespaces
 from runtime.store import Store

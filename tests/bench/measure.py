@@ -1,0 +1,55 @@
+"""A case's figures, and how they are written down."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of build/bench.json: our median beside a peer's, and their quotient (lower is better for us)."""
+
+    case: str
+    unit: str
+    ours: float
+    peer: float | None
+    peer_name: str
+    ratio: float | None
+    runs: int
+
+    def document(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def alternate(actions: Mapping[str, Callable[[int], None]], runs: int, warm_up: int = 5) -> dict[str, list[float]]:
+    """Milliseconds of each action, one after the other in turn, *runs* times after *warm_up* that are not counted."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(-warm_up, runs):
+        for name, action in actions.items():
+            begun = time.perf_counter_ns()
+            action(number + warm_up)
+            if number >= 0:
+                times[name].append((time.perf_counter_ns() - begun) / 1e6)
+    return times
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that *share* of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered)) - 1))]
+
+
+def table(case: str, times: Mapping[str, Sequence[float]], ours: str) -> list[Figure]:
+    """Print one line for each name, and return a figure for each peer."""
+    mine = statistics.median(times[ours])
+    print(f"\n{case} (ms)\n{'':14}{'min':>9}{'median':>9}{'p99':>9}{'to ours':>9}")
+    figures = []
+    for name, values in times.items():
+        median = statistics.median(values)
+        print(f"{name:14}{min(values):9.3f}{median:9.3f}{percentile(values, 0.99):9.3f}{median / mine:9.2f}")
+        if name != ours:
+            figures.append(Figure(case, "ms", mine, median, name, mine / median, len(values)))
+    return figures
