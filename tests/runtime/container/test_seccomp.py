@@ -103,6 +103,12 @@ def test_other_architectures_and_unlisted_x32_kill() -> None:
     assert made.run(X86_64.audit, 2**32 - 1) == ALLOW
 
 
+def test_a_call_that_one_architecture_lacks_is_not_looked_for_there() -> None:
+    made = compiled(profile(rule("fcntl64", "SCMP_ACT_KILL"), default="SCMP_ACT_ALLOW", architectures=[ARM.name]), "aarch64")
+    number = numbers(ARM)["fcntl64"]
+    assert [made.run(audit, number) for audit in (ARM.audit, AARCH64.audit)] == [KILL, ALLOW]
+
+
 def test_own_architecture_is_always_included_and_foreign_ones_are_passed_over() -> None:
     made = profile(rule("read"), architectures=["SCMP_ARCH_S390X", "SCMP_ARCH_RISCV64"])
     assert compiled(made).run(X86_64.audit, 0) == ALLOW
