@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import threading
 
 import prctl
 import pytest
@@ -103,6 +104,28 @@ def test_flags_of_a_profile_are_taken_by_the_kernel() -> None:
         return ask_personality()
 
     assert child.run(confined) == 0
+
+
+@requires("root")
+def test_a_thread_with_another_filter_is_not_synchronised() -> None:
+    def confined() -> tuple[int | None, int]:
+        installed, done = threading.Event(), threading.Event()
+
+        def diverge() -> None:
+            seccomp.install(always(seccomp.RET_ALLOW))
+            installed.set()
+            done.wait()
+
+        thread = threading.Thread(target=diverge)
+        thread.start()
+        installed.wait()
+        with pytest.raises(ProcessLookupError) as raised:
+            seccomp.install(only(lib.SYS_personality, seccomp.RET_ERRNO | 99), flags=seccomp.FLAGS["SECCOMP_FILTER_FLAG_TSYNC"])
+        done.set()
+        thread.join()
+        return raised.value.errno, ask_personality()
+
+    assert child.run(confined) == (errno.ESRCH, 0)
 
 
 @requires("root")
