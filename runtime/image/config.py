@@ -86,10 +86,19 @@ def parse_config(content: bytes) -> ImageConfig:
     run = document.config or _Run()
     _check_user(run.user or "")
     return ImageConfig(
-        architecture=document.architecture, os=document.os, variant=document.variant or None,
-        user=run.user or "", env=tuple(run.env or ()), entrypoint=tuple(run.entrypoint or ()), cmd=tuple(run.cmd or ()),
-        working_dir=run.working_dir or "", stop_signal=run.stop_signal or "", labels=run.labels or {},
-        volumes=tuple(run.volumes or ()), exposed_ports=tuple(run.exposed_ports or ()), diff_ids=tuple(diff_ids),
+        architecture=document.architecture,
+        os=document.os,
+        variant=document.variant or None,
+        user=run.user or "",
+        env=tuple(run.env or ()),
+        entrypoint=tuple(run.entrypoint or ()),
+        cmd=tuple(run.cmd or ()),
+        working_dir=run.working_dir or "",
+        stop_signal=run.stop_signal or "",
+        labels=run.labels or {},
+        volumes=tuple(run.volumes or ()),
+        exposed_ports=tuple(run.exposed_ports or ()),
+        diff_ids=tuple(diff_ids),
     )
 
 

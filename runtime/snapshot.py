@@ -1,0 +1,93 @@
+"""A container's root: read-only layers of its image under a writable directory of its own (overlayfs).
+
+The overlay is mounted *detached*: a descriptor that no mount table shows, given to the container's
+init to attach in its own namespace.  When the last holder is gone, so is the mount; after a crash
+there is nothing to unmount.
+
+It is mounted ``volatile`` (Linux 5.10): no sync of the upper file system at every fsync(2) or unmount,
+which a container's root does not need, since Kubernetes never starts a container twice.  overlayfs
+leaves a mark while such a mount lives and refuses to mount the same upper again, as after a power cut
+its content cannot be trusted.  So ``prepare`` makes a fresh upper, and clears the mark of one that
+the daemon, which knows that it was shut down in order, wants to use again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from kernel import filesystem, overlay
+from kernel import mount as mounts
+from kernel._linux import lib
+from kernel.fd import Fd, open_path
+from runtime.errors import InvalidArgument
+from runtime.paths import Paths
+
+UPPER, WORK = "upper", "work"
+#: The mark of a volatile mount, below the work directory.
+VOLATILE_MARK = ("work", "incompat", "volatile")
+
+
+def prepare(paths: Paths, container_id: str) -> None:
+    """Make the writable directories of a container, or make those it has mountable again.
+
+    Only for what is not mounted: the mark of a volatile mount is what keeps a second one away.
+    """
+    home = paths.container(container_id)
+    for directory in (home, home / UPPER, home / WORK):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    with open_path(home / WORK, os.O_RDONLY | os.O_DIRECTORY) as work:
+        _remove_below(work, VOLATILE_MARK)
+
+
+def mount(
+    paths: Paths, container_id: str, lower: Sequence[Path], *, read_only: bool = False, volatile: bool = True
+) -> Fd:  # fmt: skip
+    """The container's root as a detached mount: *lower*, topmost first, under its writable directory.
+
+    Its root has the owner and mode of the topmost layer's.  With *read_only* nothing can be written
+    through this mount.  Raises OSError naming the option that overlayfs refused.
+    """
+    if not lower:
+        raise InvalidArgument("mount a container's root: the image has no layers")
+    home = paths.container(container_id)
+    if not (home / WORK / "work").exists():
+        _copy_owner(lower[0], home / UPPER)
+    options = ["volatile"] if volatile else []
+    root = overlay.mount_overlay(lower, home / UPPER, home / WORK, options=options)
+    if read_only:
+        mounts.set_attributes(root, add=lib.MOUNT_ATTR_RDONLY)
+    return root
+
+
+def remove(paths: Paths, container_id: str) -> None:
+    """Remove a container's writable directories and all that is in them; nothing happens if there are none.
+
+    Raises OSError (EXDEV) rather than delete what is mounted inside.
+    """
+    with open_path(paths.containers, os.O_RDONLY | os.O_DIRECTORY) as containers:
+        filesystem.remove_tree(containers, container_id)
+
+
+def _copy_owner(source: Path, target: Path) -> None:
+    """overlayfs shows the upper directory's own owner and mode as those of "/"."""
+    status = source.stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+
+
+def _remove_below(directory: Fd, names: Sequence[str]) -> None:
+    """Remove the last of *names*, each a directory in the one before; no error if one is missing."""
+    *above, last = names
+    here = directory.duplicate()
+    try:
+        for name in above:
+            with here:
+                here = open_path(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, directory=here)
+        filesystem.remove_tree(here, last)
+    except FileNotFoundError:
+        pass
+    finally:
+        here.close()

@@ -1,0 +1,111 @@
+"""Registries on 127.0.0.1: Debian's docker-registry as it is, and one in this process that misbehaves on request."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.support.wait import until
+
+EXECUTABLE = "/usr/bin/docker-registry"
+
+CONFIG = """
+version: 0.1
+log: {{level: warn, accesslog: {{disabled: true}}}}
+storage:
+  cache: {{blobdescriptor: inmemory}}
+  filesystem: {{rootdirectory: {root}, maxthreads: 100}}
+  delete: {{enabled: true}}
+  maintenance: {{uploadpurging: {{enabled: false}}}}
+http: {{addr: {address}, headers: {{X-Content-Type-Options: [nosniff]}}}}
+health: {{storagedriver: {{enabled: false}}}}
+{auth}
+"""
+
+@contextmanager
+def docker_registry(*, htpasswd: str | None = None) -> Iterator[str]:
+    """A docker-registry with an empty store of its own; yields "127.0.0.1:PORT".  *htpasswd* is the content of such a file."""
+    directory = Path(tempfile.mkdtemp(prefix="kernelet-registry-"))
+    address = f"127.0.0.1:{free_port()}"
+    auth = ""
+    if htpasswd is not None:
+        (directory / "htpasswd").write_text(htpasswd)
+        auth = f"auth: {{htpasswd: {{realm: test, path: {directory / 'htpasswd'}}}}}"
+    (directory / "config.yml").write_text(CONFIG.format(root=directory / "data", address=address, auth=auth))
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen([EXECUTABLE, "serve", str(directory / "config.yml")], stdout=log, stderr=log)
+    try:
+        until(lambda: process.poll() is not None or is_listening(address), 10)
+        assert process.poll() is None, (directory / "log").read_text()
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(directory)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_listening(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+Handler = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def faulty_registry(handle: Handler) -> Iterator[str]:
+    """A server in this process that answers every request by *handle*; yields "127.0.0.1:PORT"."""
+
+    class Handling(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def answer(self) -> None:
+            try:
+                handle(self)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815 - http.server looks for these names
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handling)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def reply(request: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+    """Send a whole answer; underscores in the names of *headers* are dashes."""
+    request.send_response(status)
+    for name, value in headers.items():
+        request.send_header(name.replace("_", "-"), value)
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    if request.command != "HEAD":
+        request.wfile.write(body)
