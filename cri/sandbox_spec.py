@@ -56,7 +56,8 @@ def sandbox_config(config: api.PodSandboxConfig, runtime_handler: str) -> Sandbo
         namespaces=modes,
         privileged=context.privileged,
         runtime_handler=runtime_handler,
-        attachment=config.SerializeToString(),
+        # Deterministic: the runtime tells a repeated request by its equality.
+        attachment=config.SerializeToString(deterministic=True),
     )
 
 

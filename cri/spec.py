@@ -11,33 +11,16 @@ import posixpath
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from cri import mounts, resources, security, signals
 from cri.api import api_pb2 as api
 from runtime.container.config import ContainerConfig
 from runtime.errors import InvalidArgument, Unsupported
+from runtime.image.config import ImageConfig
 from runtime.sandbox.config import Mode, SandboxConfig
 from runtime.spec import defaults, load, schema
 
 MODES: dict[int, Mode] = {api.POD: "pod", api.CONTAINER: "container", api.NODE: "node", api.TARGET: "target"}
-
-
-class ImageConfig(Protocol):
-    """What an image's author wants run; runtime.image.config has it."""
-
-    @property
-    def user(self) -> str: ...
-    @property
-    def env(self) -> Sequence[str]: ...
-    @property
-    def entrypoint(self) -> Sequence[str]: ...
-    @property
-    def cmd(self) -> Sequence[str]: ...
-    @property
-    def working_dir(self) -> str: ...
-    @property
-    def stop_signal(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +68,8 @@ def container_config(
         run_as_group_name=user.group_name,
         supplemental_groups=user.supplemental,
         strict_groups=user.strict,
-        attachment=config.SerializeToString(),
+        # Deterministic: the runtime tells a repeated request by its equality.
+        attachment=config.SerializeToString(deterministic=True),
     )
 
 

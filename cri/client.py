@@ -1,0 +1,57 @@
+"""A small client of the CRI: the commands' and the tests' way to a daemon, ours or another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from cri.api import api_pb2 as api
+from cri.server import IMAGE, MESSAGE_LIMIT_BYTES, RUNTIME
+
+Response = TypeVar("Response", bound=Message)
+
+#: RPC path by the request's name: no two RPCs share a request.
+_PATHS = {
+    method.input_type.full_name: f"/{service.full_name}/{method.name}"
+    for service in (RUNTIME, IMAGE)
+    for method in service.methods
+}
+
+
+class Client:
+    """One connection; ``with Client(path) as client: client.call(api.VersionRequest(), api.VersionResponse)``."""
+
+    def __init__(self, path: Path) -> None:
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+            ("grpc.default_authority", "localhost"),
+        ]
+        self._channel = grpc.insecure_channel(f"unix:{path}", options=options)
+
+    def call(self, request: Message, response: type[Response], timeout_seconds: float | None = None) -> Response:
+        """The answer to *request*, which must be a *response*.  Raises grpc.RpcError with the status."""
+        rpc = self._channel.unary_unary(
+            _PATHS[request.DESCRIPTOR.full_name],
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        answer: Response = rpc(request, timeout=timeout_seconds)
+        return answer
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def container_status(client: Client, container_id: str) -> api.ContainerStatus:
+    """The status of one container, which the commands need most."""
+    return client.call(api.ContainerStatusRequest(container_id=container_id), api.ContainerStatusResponse).status

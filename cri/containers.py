@@ -1,0 +1,187 @@
+"""CreateContainer to ContainerStatus, and ReopenContainerLog."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import msgspec
+
+from cri import encoded, filters, signals
+from cri.api import api_pb2 as api
+from cri.node import Node
+from cri.spec import Host, container_config
+from kernel import capability
+from runtime.container.devices import find_devices
+from runtime.container.state import Container, ContainerState
+from runtime.errors import ContainerNotFound, ImageNotFound, InvalidArgument
+from runtime.sandbox.state import Sandbox
+
+STATES = {
+    ContainerState.CREATED: api.CONTAINER_CREATED,
+    ContainerState.RUNNING: api.CONTAINER_RUNNING,
+    ContainerState.EXITED: api.CONTAINER_EXITED,
+    ContainerState.UNKNOWN: api.CONTAINER_UNKNOWN,
+}
+
+
+class Containers:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._listed: encoded.Cache[Container, api.Container] = encoded.Cache(listed)
+
+    def key(self, request: api.CreateContainerRequest) -> tuple[object, ...]:
+        """What two calls for the same container have in common: a kubelet that lost its patience asks again."""
+        metadata = request.config.metadata
+        return "container", request.pod_sandbox_id, metadata.name, metadata.attempt
+
+    def create(self, request: api.CreateContainerRequest) -> api.CreateContainerResponse:
+        """Make a container whose process waits to be started."""
+        name = request.config.metadata.name
+        sandbox = self._node.find_sandbox(request.pod_sandbox_id)
+        sandbox.require_ready(f"create container {name}")
+        if not request.config.image.image:
+            raise InvalidArgument(f"create container {name}: image.image is empty")
+        image = self._node.images.find(request.config.image.image)
+        if image is None:
+            raise ImageNotFound(f"create container {name}: image {request.config.image.image} is not here, pull it first")
+        config = container_config(request.config, sandbox.config, image.id, image.config, host(sandbox))
+        return api.CreateContainerResponse(container_id=self._node.create_container(sandbox.id, config))
+
+    def start(self, request: api.StartContainerRequest) -> api.StartContainerResponse:
+        self._node.start_container(self._node.find_container(request.container_id).id)
+        return api.StartContainerResponse()
+
+    def stop(self, request: api.StopContainerRequest) -> api.StopContainerResponse:
+        """Idempotent; an unknown container is a stopped one."""
+        container = self._find_or_none(request.container_id)
+        if container is not None:
+            self._node.stop_container(container.id, float(max(request.timeout, 0)))
+        return api.StopContainerResponse()
+
+    def remove(self, request: api.RemoveContainerRequest) -> api.RemoveContainerResponse:
+        """Idempotent; an unknown container is a removed one.  Its log stays: the kubelet removes logs."""
+        container = self._find_or_none(request.container_id)
+        if container is not None:
+            self._node.remove_container(container.id)
+        return api.RemoveContainerResponse()
+
+    def status(self, request: api.ContainerStatusRequest) -> api.ContainerStatusResponse:
+        container = self._node.find_container(request.container_id)
+        response = api.ContainerStatusResponse(status=status(container))
+        if request.verbose:
+            response.info["info"] = verbose(container)
+        return response
+
+    def list(self, request: api.ListContainersRequest) -> bytes:
+        """ListContainersResponse, encoded."""
+        entries = self._listed.entries((container.id, container) for container in self._node.containers())
+        chosen = (entry.encoded for entry in entries if filters.accepts_container(request.filter, entry.message))
+        return encoded.join(api.ListContainersResponse.CONTAINERS_FIELD_NUMBER, chosen)
+
+    def reopen_log(self, request: api.ReopenContainerLogRequest) -> api.ReopenContainerLogResponse:
+        container = self._node.find_container(request.container_id)
+        container.require_running("reopen log")
+        self._node.reopen_log(container.id)
+        return api.ReopenContainerLogResponse()
+
+    def _find_or_none(self, prefix: str) -> Container | None:
+        try:
+            return self._node.find_container(prefix)
+        except ContainerNotFound:
+            return None
+
+
+def host(sandbox: Sandbox) -> Host:
+    """What only this node can tell about a container in *sandbox*."""
+    known = tuple(capability.CAPABILITIES)[: capability.last_capability() + 1]
+    return Host(
+        hostname=sandbox.hostname or socket.gethostname(),
+        capabilities=known,
+        find_devices=find_devices,
+        read_file=lambda path: Path(path).read_bytes(),
+    )
+
+
+def request_of(container: Container) -> api.ContainerConfig:
+    """The request that made *container*, verbatim."""
+    return api.ContainerConfig.FromString(container.config.attachment)
+
+
+def image_of(config: api.ContainerConfig) -> api.ImageSpec:
+    """The image as a person named it, where the request says; else the id that it was asked for by."""
+    wish = config.image
+    return api.ImageSpec(
+        image=wish.user_specified_image or wish.image,
+        annotations=wish.annotations,
+        user_specified_image=wish.user_specified_image,
+        runtime_handler=wish.runtime_handler,
+    )
+
+
+def listed(container: Container) -> api.Container:
+    config = request_of(container)
+    return api.Container(
+        id=container.id,
+        pod_sandbox_id=container.sandbox_id,
+        metadata=config.metadata,
+        image=image_of(config),
+        image_ref=container.image_id,
+        image_id=container.image_id,
+        state=STATES[container.state],
+        created_at=container.created_at_ns,
+        labels=config.labels,
+        annotations=config.annotations,
+    )
+
+
+def status(container: Container) -> api.ContainerStatus:
+    """The answer about *container*; mounts and resources are the request's, to the letter."""
+    config = request_of(container)
+    return api.ContainerStatus(
+        id=container.id,
+        metadata=config.metadata,
+        state=STATES[container.state],
+        created_at=container.created_at_ns,
+        started_at=container.started_at_ns,
+        finished_at=container.finished_at_ns,
+        exit_code=container.exit_code,
+        image=image_of(config),
+        image_ref=container.image_id,
+        image_id=container.image_id,
+        reason=container.reason,
+        message=container.message,
+        labels=config.labels,
+        annotations=config.annotations,
+        mounts=config.mounts,
+        log_path=container.config.log_path,
+        resources=api.ContainerResources(linux=config.linux.resources),
+        user=user_of(container),
+        stop_signal=signals.to_api(container.config.stop_signal),
+    )
+
+
+def user_of(container: Container) -> api.ContainerUser:
+    """Who the process is; the primary group is one of the supplemental ones, as CRI wants it."""
+    process = container.config.spec.process
+    if process is None:
+        return api.ContainerUser()
+    groups = dict.fromkeys((process.user.gid, *process.user.additional_gids))
+    return api.ContainerUser(
+        linux=api.LinuxContainerUser(uid=process.user.uid, gid=process.user.gid, supplemental_groups=list(groups))
+    )
+
+
+def verbose(container: Container) -> str:
+    """The record as JSON, for crictl inspect: ``pid``, ``sandboxID``, ``runtimeSpec``."""
+    spec = msgspec.to_builtins(container.config.spec)
+    # The standard library's encoder takes an environment that is no UTF-8.
+    return json.dumps(
+        {
+            "pid": container.pid,
+            "sandboxID": container.sandbox_id,
+            "cgroup": container.cgroup,
+            "runtimeSpec": {"ociVersion": container.config.spec.oci_version} | spec,
+        }
+    )

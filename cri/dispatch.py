@@ -1,0 +1,138 @@
+"""How the body of an RPC is run: on the event loop, in a thread, or once for all who ask.
+
+What is answered from memory runs on the loop and takes microseconds; everything else blocks and
+gets a thread.  Work on the node and waiting for somebody else's process or network have pools of
+their own: sixty-four slow probes must not keep a pod from starting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from runtime.errors import Unsupported, WrongState
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Handler = Callable[[Any], Awaitable[Any]]
+
+WORK_THREADS = 64
+WAIT_THREADS = 192
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Flight:
+    """An act that is under way, and how many callers still wait for it."""
+
+    request: object
+    future: asyncio.Future[Any]
+    waiting: int = 0
+
+
+class Dispatch:
+    """Makes handlers of bodies.  Use it from one event loop; ``close`` it when no RPC is left."""
+
+    def __init__(self) -> None:
+        self._work = ThreadPoolExecutor(WORK_THREADS, "work")
+        self._wait = ThreadPoolExecutor(WAIT_THREADS, "wait")
+        self._flights: dict[Hashable, _Flight] = {}
+
+    def inline(self, body: Callable[[Request], Response]) -> Handler:
+        """Run *body* on the loop: it answers from memory."""
+
+        async def handler(request: Request) -> Response:
+            return body(request)
+
+        return handler
+
+    def threaded(self, body: Callable[[Request], Response]) -> Handler:
+        """Run *body* in a thread: it works on the node."""
+        return _in_pool(self._work, body)
+
+    def waiting(self, body: Callable[[Request], Response]) -> Handler:
+        """Run *body* in a thread: it waits for somebody else."""
+        return _in_pool(self._wait, body)
+
+    def cancellable(self, body: Callable[[Request, threading.Event], Response]) -> Handler:
+        """Run *body* in a thread with an event that is set when the caller goes away."""
+
+        async def handler(request: Request) -> Response:
+            cancelled = threading.Event()
+            future = asyncio.get_running_loop().run_in_executor(self._wait, body, request, cancelled)
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                cancelled.set()
+                future.add_done_callback(_retrieve)
+                raise
+
+        return handler
+
+    def once(self, key: Callable[[Request], Hashable], body: Callable[[Request], Response]) -> Handler:
+        """Run *body* in a thread, once for all callers with the same *key* at a time.
+
+        It goes on when they all have gone away: a kubelet whose deadline passed asks again, and finds
+        the act done or joins it.  Raises WrongState for another request with the same key.
+        """
+
+        async def handler(request: Request) -> Response:
+            name = key(request)
+            flight = self._flights.get(name)
+            if flight is None:
+                flight = self._flights[name] = self._take_off(name, request, body)
+            elif flight.request != request:
+                raise WrongState("a different request with the same name and attempt is being worked on")
+            flight.waiting += 1
+            try:
+                response: Response = await asyncio.shield(flight.future)
+                return response
+            finally:
+                flight.waiting -= 1
+
+        return handler
+
+    def close(self) -> None:
+        """Let the threads go; what still runs in them is not waited for."""
+        self._work.shutdown(wait=False, cancel_futures=True)
+        self._wait.shutdown(wait=False, cancel_futures=True)
+
+    def _take_off(self, name: Hashable, request: Request, body: Callable[[Request], Response]) -> _Flight:
+        flight = _Flight(request, asyncio.get_running_loop().run_in_executor(self._work, body, request))
+
+        def landed(future: asyncio.Future[Any]) -> None:
+            del self._flights[name]
+            error = None if future.cancelled() else future.exception()
+            if error is not None and flight.waiting == 0:
+                log.warning("%s failed after its callers went away: %s", name, error)
+
+        flight.future.add_done_callback(landed)
+        return flight
+
+
+def not_yet(what: str) -> Handler:
+    """A handler that says that *what* is not there yet; a client then does without."""
+
+    async def handler(_request: object) -> None:
+        raise Unsupported(f"{what} is not implemented by this version of kernelet")
+
+    return handler
+
+
+def _in_pool(pool: ThreadPoolExecutor, body: Callable[[Request], Response]) -> Handler:
+    async def handler(request: Request) -> Response:
+        return await asyncio.get_running_loop().run_in_executor(pool, body, request)
+
+    return handler
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at the outcome nobody waits for, so that asyncio does not complain about it."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,107 @@
+"""PullImage, ListImages, ImageStatus, RemoveImage, ImageFsInfo."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from cri import encoded
+from cri.api import api_pb2 as api
+from cri.node import Images, Puller
+from runtime.errors import InvalidArgument
+from runtime.image.auth import Credentials, decode_auth
+from runtime.image.records import Image
+
+
+class ImageRpcs:
+    def __init__(self, images: Images, pull: Puller, directory: Path) -> None:
+        """*directory* is one on the file system that holds the images."""
+        self._images = images
+        self._pull = pull
+        self._directory = directory
+
+    def pull(self, request: api.PullImageRequest, cancelled: threading.Event) -> api.PullImageResponse:
+        """Bring an image here; it is listed when this returns.  Its id is the answer."""
+        image = self._pull(_name(request.image), credentials_of(request.auth), cancelled)
+        return api.PullImageResponse(image_ref=image.id)
+
+    def list(self, request: api.ListImagesRequest) -> bytes:
+        """ListImagesResponse, encoded: one element per id, however many names it has."""
+        if request.filter.image.image:
+            found = self._images.find(request.filter.image.image)
+            images = [] if found is None else [found]
+        else:
+            images = [*self._images.list()]
+        chosen = (message_of(image).SerializeToString() for image in images)
+        return encoded.join(api.ListImagesResponse.IMAGES_FIELD_NUMBER, chosen)
+
+    def status(self, request: api.ImageStatusRequest) -> api.ImageStatusResponse:
+        """One image; an image that is not here is an answer without one, not an error."""
+        image = self._images.find(_name(request.image))
+        if image is None:
+            return api.ImageStatusResponse()
+        response = api.ImageStatusResponse(image=message_of(image))
+        if request.verbose:
+            response.info["info"] = msgspec.json.encode({"imageSpec": msgspec.to_builtins(image.config)}).decode()
+        return response
+
+    def remove(self, request: api.RemoveImageRequest) -> api.RemoveImageResponse:
+        """Remove the whole image by any of its names; idempotent."""
+        self._images.remove(_name(request.image))
+        return api.RemoveImageResponse()
+
+    def file_system(self, _request: api.ImageFsInfoRequest) -> api.ImageFsInfoResponse:
+        """What images take; a kubelet measures the file system itself, at the directory that is named."""
+        usage = self._images.usage()
+        entry = api.FilesystemUsage(
+            timestamp=time.time_ns(),
+            fs_id=api.FilesystemIdentifier(mountpoint=str(self._directory)),
+            used_bytes=api.UInt64Value(value=usage.bytes),
+            inodes_used=api.UInt64Value(value=usage.inodes),
+        )
+        return api.ImageFsInfoResponse(image_filesystems=[entry], container_filesystems=[entry])
+
+
+def message_of(image: Image) -> api.Image:
+    """One message per image, the same bytes by whatever name it was asked for.
+
+    A user that is a number is ``uid``, one that is a name ``username``: runAsNonRoot needs to know.
+    """
+    uid = image.config.uid
+    return api.Image(
+        id=image.id,
+        repo_tags=image.repo_tags,
+        repo_digests=image.repo_digests,
+        # Clients take zero for a broken answer.
+        size=max(image.size_bytes, 1),
+        uid=None if uid is None else api.Int64Value(value=uid),
+        username=image.config.username,
+    )
+
+
+def credentials_of(auth: api.AuthConfig) -> Credentials | None:
+    """The request's credentials in any of their forms; None when there are none.
+
+    Those that name another server are passed on as they are: only the pull knows the image's.
+    """
+    username, password = auth.username, auth.password
+    if auth.auth and not (username or password):
+        username, password = decode_auth(auth.auth)
+    if not (username or password or auth.identity_token or auth.registry_token):
+        return None
+    return Credentials(
+        username=username,
+        password=password,
+        identity_token=auth.identity_token,
+        registry_token=auth.registry_token,
+        server_address=auth.server_address,
+    )
+
+
+def _name(spec: api.ImageSpec) -> str:
+    if not spec.image:
+        raise InvalidArgument("image.image is empty")
+    return spec.image

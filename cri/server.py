@@ -1,0 +1,87 @@
+"""A gRPC server on a Unix socket, its methods read off the descriptor.
+
+No generated service code: the handlers are wrapped in one place, and protoc's check of grpcio's
+version has nothing to check.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from cri.api import api_pb2 as api
+from cri.dispatch import Handler
+from cri.interceptor import guard
+
+#: What a kubelet sends and reads at most.
+MESSAGE_LIMIT_BYTES = 16 << 20
+
+RUNTIME = api.DESCRIPTOR.services_by_name["RuntimeService"]
+IMAGE = api.DESCRIPTOR.services_by_name["ImageService"]
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+    # A second server on the same socket must fail, not share it.
+    ("grpc.so_reuseport", 0),
+    # Clients may ping as often as they like: they are on this node.
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class Server:
+    """Serves *services* on the socket at *path*; whoever starts it holds the lock of the run dir."""
+
+    def __init__(self, path: Path, services: Mapping[ServiceDescriptor, Mapping[str, Handler]]) -> None:
+        self._path = path
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server.add_generic_rpc_handlers(generic_handlers(services))
+
+    async def start(self) -> None:
+        """Listen; root and its group may connect.  Raises RuntimeError when the socket cannot be bound.
+
+        A socket that a killed daemon left behind is replaced by gRPC itself.
+        """
+        self._server.add_insecure_port(f"unix:{self._path}")
+        os.chmod(self._path, 0o660)
+        await self._server.start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no more calls, wait for those under way, cancel them when *grace_seconds* are over."""
+        await self._server.stop(grace_seconds)
+
+
+def generic_handlers(
+    services: Mapping[ServiceDescriptor, Mapping[str, Handler]],
+) -> list[grpc.GenericRpcHandler]:
+    """One handler a service.  Raises ValueError unless each table has exactly the service's RPCs."""
+    handlers = []
+    for service, table in services.items():
+        names = {method.name for method in service.methods}
+        if names != set(table):
+            raise ValueError(f"{service.name}: {sorted(names ^ set(table))} are not in both the API and the table")
+        methods = dict(_methods(service, table))
+        handlers.append(grpc.method_handlers_generic_handler(service.full_name, methods))
+    return handlers
+
+
+def _methods(service: ServiceDescriptor, table: Mapping[str, Handler]) -> Iterable[tuple[str, grpc.RpcMethodHandler[Any, Any]]]:
+    for method in service.methods:
+        wrap = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+        # types-grpcio knows handlers of the synchronous server only.
+        behaviour: Any = guard(method.name, table[method.name])
+        request = GetMessageClass(method.input_type)
+        yield method.name, wrap(behaviour, request_deserializer=request.FromString, response_serializer=_serialize)
+
+
+def _serialize(response: Message | bytes) -> bytes:
+    """The bytes of *response*; a list comes encoded already (cri/encoded.py)."""
+    return response if isinstance(response, bytes) else response.SerializeToString()

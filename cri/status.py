@@ -1,0 +1,69 @@
+"""Version, Status, RuntimeConfig, UpdateRuntimeConfig."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Mapping
+
+import msgspec
+
+from cri.api import api_pb2 as api
+
+#: The protocol's version, which a kubelet compares to the letter.
+KUBELET_API_VERSION = "0.1.0"
+RUNTIME_NAME = "kernelet"
+RUNTIME_VERSION = importlib.metadata.version("kernelet")
+RUNTIME_API_VERSION = "v1"
+
+log = logging.getLogger(__name__)
+
+
+class Status:
+    def __init__(self, config: Mapping[str, object]) -> None:
+        """*config* is what ``crictl info`` shows as the runtime's configuration."""
+        self._config = msgspec.json.encode(dict(config)).decode()
+
+    def version(self, _request: api.VersionRequest) -> api.VersionResponse:
+        return api.VersionResponse(
+            version=KUBELET_API_VERSION,
+            runtime_name=RUNTIME_NAME,
+            runtime_version=RUNTIME_VERSION,
+            runtime_api_version=RUNTIME_API_VERSION,
+        )
+
+    def status(self, request: api.StatusRequest) -> api.StatusResponse:
+        """Both conditions, and what the one handler (which has no name) can do.
+
+        A daemon that answers has what it needs: it does not start otherwise, and the network is its own.
+        """
+        response = api.StatusResponse(
+            status=api.RuntimeStatus(
+                conditions=[
+                    api.RuntimeCondition(type="RuntimeReady", status=True),
+                    api.RuntimeCondition(type="NetworkReady", status=True),
+                ]
+            ),
+            runtime_handlers=[
+                api.RuntimeHandler(
+                    name="",
+                    features=api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=False),
+                )
+            ],
+            features=api.RuntimeFeatures(supplemental_groups_policy=True, user_namespaces_host_network=False, mount_options=True),
+        )
+        if request.verbose:
+            response.info["config"] = self._config
+        return response
+
+    def runtime_config(self, _request: api.RuntimeConfigRequest) -> api.RuntimeConfigResponse:
+        """The cgroup driver: said, because a message without it reads SYSTEMD."""
+        linux = api.LinuxRuntimeConfiguration(cgroup_driver=api.CGROUPFS)
+        return api.RuntimeConfigResponse(linux=linux)
+
+    def update_runtime_config(self, request: api.UpdateRuntimeConfigRequest) -> api.UpdateRuntimeConfigResponse:
+        """Take note of the node's pod CIDR: the built-in network's subnet is that of kernelet.toml."""
+        cidr = request.runtime_config.network_config.pod_cidr
+        if cidr:
+            log.info("pod CIDR %s is not used: the subnet of the network is set in the configuration", cidr)
+        return api.UpdateRuntimeConfigResponse()

@@ -1,0 +1,167 @@
+"""A node in memory: it keeps what it is told to, and does nothing to the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from runtime.container.config import ContainerConfig
+from runtime.container.state import Container
+from runtime.errors import Cancelled, ContainerNotFound, InvalidArgument, RegistryUnavailable, SandboxNotFound
+from runtime.execution import ExecResult
+from runtime.image.auth import Credentials
+from runtime.image.config import ImageConfig
+from runtime.image.records import Image, Usage
+from runtime.sandbox.config import SandboxConfig
+from runtime.sandbox.state import Sandbox, SandboxState
+
+NAME = "docker.io/library/web:1"
+
+
+def image(number: int = 1, *, tags: tuple[str, ...] = (NAME,), user: str = "") -> Image:
+    config = ImageConfig(architecture="amd64", os="linux", cmd=("serve",), user=user)
+    return Image(
+        id=f"sha256:{number:064x}",
+        repo_tags=tags,
+        repo_digests=(f"docker.io/library/web@sha256:{number:064x}",),
+        size_bytes=1000,
+        config=config,
+        chain_ids=(),
+    )
+
+
+class FakeImages:
+    def __init__(self) -> None:
+        self.stored = {image().id: image()}
+
+    def find(self, name: str) -> Image | None:
+        names = {name, f"docker.io/library/{name}", f"docker.io/library/{name}:1"}
+        return next((found for found in self.stored.values() if names & {found.id, *found.repo_tags}), None)
+
+    def list(self) -> list[Image]:
+        return [*self.stored.values()]
+
+    def usage(self) -> Usage:
+        return Usage(bytes=4096, inodes=7)
+
+    def remove(self, name: str) -> None:
+        found = self.find(name)
+        if found is not None:
+            del self.stored[found.id]
+
+
+class FakePull:
+    """Knows one registry, which has every image; ``hangs`` lets a pull wait until it is cancelled."""
+
+    def __init__(self, images: FakeImages) -> None:
+        self.images = images
+        self.hangs = False
+        self.begun = threading.Event()
+        self.given_up = threading.Event()
+        self.credentials: Credentials | None = None
+
+    def __call__(self, reference: str, credentials: Credentials | None, cancelled: threading.Event) -> Image:
+        self.credentials = credentials
+        self.begun.set()
+        if self.hangs:
+            assert cancelled.wait(10)
+            self.given_up.set()
+            raise Cancelled("cancelled by the caller")
+        if reference.startswith("down.example/"):
+            raise RegistryUnavailable(f"RegistryUnavailable: pull {reference}: connection refused")
+        found = image(2, tags=(reference,))
+        self.images.stored[found.id] = found
+        return found
+
+
+class FakeNode:
+    """The facade.  ``gate`` is called at the beginning of every operation with its name, to hold it up or break it."""
+
+    def __init__(self) -> None:
+        self.images = FakeImages()
+        self.calls: list[tuple[object, ...]] = []
+        self.gate: Callable[[str], None] = lambda name: None
+        self.result = ExecResult(b"out", b"err", 3)
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._containers: dict[str, Container] = {}
+        self._numbers = itertools.count(1)
+
+    def _did(self, name: str, *arguments: object) -> None:
+        self.calls.append((name, *arguments))
+        self.gate(name)
+
+    def run_sandbox(self, config: SandboxConfig) -> str:
+        self._did("run_sandbox", config.name)
+        for known in self._sandboxes.values():
+            if known.config == config:
+                return known.id
+        number = next(self._numbers)
+        sandbox = Sandbox(id=f"{number:064x}", config=config, created_at_ns=number, ip="10.85.0.2", hostname=config.hostname)
+        self._sandboxes[sandbox.id] = sandbox
+        return sandbox.id
+
+    def stop_sandbox(self, sandbox_id: str) -> None:
+        self._did("stop_sandbox", sandbox_id)
+        self._sandboxes[sandbox_id] = msgspec.structs.replace(self._sandboxes[sandbox_id], state=SandboxState.NOT_READY)
+
+    def remove_sandbox(self, sandbox_id: str) -> None:
+        self._did("remove_sandbox", sandbox_id)
+        self._sandboxes.pop(sandbox_id, None)
+
+    def sandboxes(self) -> list[Sandbox]:
+        return [*self._sandboxes.values()]
+
+    def find_sandbox(self, prefix: str) -> Sandbox:
+        if not prefix:
+            raise InvalidArgument("sandbox id: must not be empty")
+        found = [sandbox for key, sandbox in self._sandboxes.items() if key.startswith(prefix)]
+        if not found:
+            raise SandboxNotFound(f"sandbox {prefix}: not found")
+        return found[0]
+
+    def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
+        self._did("create_container", config.name)
+        number = next(self._numbers)
+        container = Container(
+            id=f"c{number:063x}", sandbox_id=sandbox_id, config=config, image_id=config.image, created_at_ns=number
+        )
+        self._containers[container.id] = container
+        return container.id
+
+    def start_container(self, container_id: str) -> None:
+        self._did("start_container", container_id)
+        self.change(container_id, started_at_ns=next(self._numbers), pid=42)
+
+    def stop_container(self, container_id: str, timeout_seconds: float) -> None:
+        self._did("stop_container", container_id, timeout_seconds)
+        self.change(container_id, finished_at_ns=next(self._numbers), exit_code=137, reason="Error", pid=0)
+
+    def remove_container(self, container_id: str) -> None:
+        self._did("remove_container", container_id)
+        self._containers.pop(container_id, None)
+
+    def containers(self) -> list[Container]:
+        return [*self._containers.values()]
+
+    def find_container(self, prefix: str) -> Container:
+        if not prefix:
+            raise InvalidArgument("container id: must not be empty")
+        found = [container for key, container in self._containers.items() if key.startswith(prefix)]
+        if not found:
+            raise ContainerNotFound(f"container {prefix}: not found")
+        return found[0]
+
+    def exec_sync(self, container_id: str, arguments: list[str], timeout_seconds: float) -> ExecResult:
+        self._did("exec_sync", container_id, *arguments, timeout_seconds)
+        return dataclasses.replace(self.result)
+
+    def reopen_log(self, container_id: str) -> None:
+        self._did("reopen_log", container_id)
+
+    def change(self, container_id: str, **fields: object) -> None:
+        """Replace the record, as the runtime does."""
+        self._containers[container_id] = msgspec.structs.replace(self._containers[container_id], **fields)

@@ -1,0 +1,42 @@
+"""What a kubelet checks before anything else, to the letter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cri.api import api_pb2 as api
+from tests.cri.conftest import Daemon
+
+
+def test_version(daemon: Daemon) -> None:
+    answer = daemon.client.call(api.VersionRequest(), api.VersionResponse)
+    assert answer.version == "0.1.0"
+    assert (answer.runtime_name, answer.runtime_api_version) == ("kernelet", "v1")
+    major, minor = answer.runtime_version.split(".")[:2]
+    assert major.isdigit() and minor.isdigit()
+
+
+def test_status(daemon: Daemon) -> None:
+    answer = daemon.client.call(api.StatusRequest(verbose=True), api.StatusResponse)
+    assert {condition.type: condition.status for condition in answer.status.conditions} == {
+        "RuntimeReady": True,
+        "NetworkReady": True,
+    }
+    assert [handler.name for handler in answer.runtime_handlers] == [""]
+    assert answer.runtime_handlers[0].features.recursive_read_only_mounts
+    assert not answer.runtime_handlers[0].features.user_namespaces
+    assert answer.features.supplemental_groups_policy
+    assert Path(json.loads(answer.info["config"])["stateDir"]) == daemon.socket.parent
+    assert not daemon.client.call(api.StatusRequest(), api.StatusResponse).info
+
+
+def test_the_cgroup_driver_is_said(daemon: Daemon) -> None:
+    answer = daemon.client.call(api.RuntimeConfigRequest(), api.RuntimeConfigResponse)
+    # a message without it reads SYSTEMD, and one without "linux" is no answer at all
+    assert answer.HasField("linux") and answer.linux.cgroup_driver == api.CGROUPFS
+
+
+def test_the_nodes_pod_cidr_is_taken_note_of(daemon: Daemon) -> None:
+    config = api.RuntimeConfig(network_config=api.NetworkConfig(pod_cidr="10.1.0.0/24"))
+    daemon.client.call(api.UpdateRuntimeConfigRequest(runtime_config=config), api.UpdateRuntimeConfigResponse)
