@@ -165,18 +165,20 @@ def convert(value: dict[str, Any], model: type[Document], what: str) -> Document
 def _kind(value: dict[str, Any], named: str | None) -> str:
     """Which of the four media types the document is, all its signs agreeing."""
     inner = value.get("mediaType")
+    if not isinstance(inner, str | None):
+        raise _refused("mediaType is no text")
     looks_index, looks_manifest = "manifests" in value, "layers" in value or "config" in value
     if named in SCHEMA1_TYPES or inner in SCHEMA1_TYPES or "fsLayers" in value or value.get("schemaVersion") == 1:
         raise _refused("Docker schema 1 (2015), which cannot be verified; push the image again with a current tool")
     if looks_index and looks_manifest:
         raise _refused("both an index and an image manifest; refused as ambiguous (CVE-2021-41190)")
     known = INDEX_TYPES | MANIFEST_TYPES
-    if named in known and isinstance(inner, str) and inner != named:
+    if named in known and inner is not None and inner != named:
         raise _refused(f"announced as {named}, but its mediaType says {inner}")
     kind = named if named in known else inner
     if kind is None:
         kind = OCI_INDEX if looks_index else OCI_MANIFEST
-    if not isinstance(kind, str) or kind not in known:
+    if kind not in known:
         raise _refused(f"media type {kind!r} is neither an image manifest nor an index")
     if (kind in INDEX_TYPES and looks_manifest) or (kind in MANIFEST_TYPES and looks_index):
         raise _refused(f"called {kind}, but is the other kind")
