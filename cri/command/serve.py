@@ -1,0 +1,35 @@
+"""kernelet serve: the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from cri import config
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the configuration ({config.DEFAULT_PATH} if it is there)")
+    parser.add_argument("--socket", type=Path, help="where to listen, instead of the configured socket")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also log what a kubelet asks every second")
+
+
+def run_serve(options: argparse.Namespace) -> NoReturn:
+    # The daemon's imports are the heaviest there are.
+    from cri import daemon
+
+    chosen = config.load(options.config)
+    if options.socket is not None:
+        chosen = dataclasses.replace(chosen, socket=options.socket.absolute())
+    daemon.set_up_logging(logging.DEBUG if options.verbose else logging.INFO)
+    daemon.run(chosen)
+    # A thread that waits for somebody's process would keep the interpreter from ending; the node is let
+    # go of, and all that matters is on the disk.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,130 @@
+"""The command's client half, against a daemon over a node in memory."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+
+import pytest
+
+from cri.__main__ import COMMANDS, main
+from runtime.image.auth import Credentials
+from tests.cri.conftest import Daemon
+from tests.cri.fake import NAME, image
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def kernelet(daemon: Daemon, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a subcommand against the daemon: exit status, what it printed, what it complained about."""
+
+    def run(command: str, *arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = main([command, "--socket", str(daemon.socket), *arguments])
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def test_every_command_has_its_functions(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert f"usage: kernelet {name}" in capsys.readouterr().out
+
+
+def test_ps_shows_what_runs_and_all_on_request(daemon: Daemon, kernelet: Run) -> None:
+    running = daemon.running("web")
+    created = daemon.container(daemon.pod("other"), "idle")
+    status, out, _ = kernelet("ps")
+    assert status == 0
+    assert out.splitlines()[0].split() == ["CONTAINER", "NAME", "POD", "IMAGE", "STATE", "AGE"]
+    [line] = out.splitlines()[1:]
+    assert line.split()[:5] == [running[:13], "web", "default/pod-of-web", NAME, "running"]
+    _, out, _ = kernelet("ps", "--all", "--json")
+    assert {item["id"] for item in json.loads(out)} == {running, created}
+
+
+def test_pods(daemon: Daemon, kernelet: Run) -> None:
+    pod = daemon.pod("web\x1b[31m")
+    _, out, _ = kernelet("pods")
+    assert out.splitlines()[1].split()[:5] == [pod[:13], "default", "web?[31m", "0", "ready"]
+    _, out, _ = kernelet("pods", "--json")
+    assert json.loads(out)[0]["metadata"]["namespace"] == "default"
+
+
+def test_images_and_pull(daemon: Daemon, kernelet: Run) -> None:
+    status, out, _ = kernelet("pull", "--creds", "me:secret", "registry.example/app:2")
+    assert (status, out.strip()) == (0, image(2).id)
+    assert daemon.pull.credentials == Credentials(username="me", password="secret")
+    _, out, _ = kernelet("images")
+    assert [line.split()[0] for line in out.splitlines()] == ["IMAGE", NAME, "registry.example/app:2"]
+    assert out.splitlines()[1].endswith("1 kB")
+    status, _, err = kernelet("pull", "down.example/app")
+    assert (status, err) == (1, "kernelet: RegistryUnavailable: pull down.example/app: connection refused\n")
+
+
+def test_exec_passes_output_and_exit_status_on(daemon: Daemon, kernelet: Run) -> None:
+    container_id = daemon.running("web")
+    assert kernelet("exec", "--timeout", "5", "web", "ls", "-l") == (3, "out", "err")
+    assert daemon.node.calls[-1] == ("exec_sync", container_id, "ls", "-l", 5.0)
+    assert kernelet("exec", container_id[:20], "--", "--odd")[0] == 3
+    assert daemon.node.calls[-1] == ("exec_sync", container_id, "--odd", 0.0)
+    _, out, _ = kernelet("exec", "--json", "web", "ls")
+    assert json.loads(out)[0] == {
+        "stdout": base64.b64encode(b"out").decode(),
+        "stderr": base64.b64encode(b"err").decode(),
+        "exit_code": 3,
+    }
+
+
+def test_stop_and_rm(daemon: Daemon, kernelet: Run) -> None:
+    container_id = daemon.running("web")
+    status, _, err = kernelet("rm", "web")
+    assert (status, err) == (1, "kernelet: container web runs: stop it first, or use --force\n")
+    assert kernelet("stop", "--timeout", "3", "web") == (0, f"{container_id}\n", "")
+    assert daemon.node.calls[-1] == ("stop_container", container_id, 3.0)
+    assert kernelet("rm", "web")[0] == 0
+    assert kernelet("rm", "pod-of-web")[0] == 1
+    assert kernelet("rm", "--force", "pod-of-web")[0] == 0
+    assert daemon.node.sandboxes() == []
+
+
+def test_a_pod_is_stopped_too(daemon: Daemon, kernelet: Run) -> None:
+    pod = daemon.pod("web")
+    assert kernelet("stop", "web") == (0, f"{pod}\n", "")
+    assert daemon.node.calls[-1] == ("stop_sandbox", pod)
+
+
+def test_what_is_not_there_or_not_one_is_told(daemon: Daemon, kernelet: Run) -> None:
+    status, _, err = kernelet("stop", "nothing")
+    assert status == 1 and "no container or pod has an id that begins with 'nothing'" in err
+    daemon.running("one")
+    daemon.running("two")
+    status, _, err = kernelet("stop", "c")
+    assert status == 1 and "2 of them are 'c'" in err
+
+
+def test_version(daemon: Daemon, kernelet: Run) -> None:
+    _, out, _ = kernelet("version")
+    assert out.splitlines() == ["kernelet 0.1.0", "daemon   kernelet 0.1.0, CRI v1"]
+    _, out, _ = kernelet("version", "--json")
+    assert json.loads(out) == [
+        {"version": "0.1.0", "runtime_name": "kernelet", "runtime_version": "0.1.0", "runtime_api_version": "v1"}
+    ]
+
+
+def test_no_daemon_is_said_so(daemon: Daemon, kernelet: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    status = main(["ps", "--socket", str(daemon.socket.with_name("other"))])
+    assert status == 1
+    assert "nobody answers on" in capfd.readouterr().err
+
+
+def test_an_ended_container_is_shown_as_such(daemon: Daemon, kernelet: Run) -> None:
+    container_id = daemon.running("web")
+    daemon.node.change(container_id, finished_at_ns=5)
+    _, out, _ = kernelet("ps", "-a")
+    assert out.splitlines()[1].split()[4] == "exited"
