@@ -58,10 +58,12 @@ CONSTANTS = """
 
 #: System calls that programs are made of: the number of each comes from the headers too.
 CALLS = """
-    clock_gettime capset chdir chroot clone3 close close_range dup3 execve exit_group faccessat2 fchdir fchmod fchmodat fchown fchownat
+    capset chdir chroot clock_gettime clone3 close close_range dup3 execve exit_group faccessat2 fchdir fchmod fchmodat
+    fchown fchownat
     fcntl fsconfig fsmount fsopen getcwd getpid ioctl ioprio_set keyctl kill linkat mkdirat mknodat mount mount_setattr
     move_mount nanosleep open_tree openat openat2 personality pidfd_getfd pidfd_open pivot_root ppoll prctl prlimit64 read
-    renameat2 socket rt_sigaction rt_sigprocmask sched_setaffinity sched_setattr seccomp set_mempolicy setdomainname setgroups sethostname setns
+    renameat2 socket rt_sigaction rt_sigprocmask sched_setaffinity sched_setattr seccomp set_mempolicy setdomainname
+    setgroups sethostname setns
     setresgid setresuid setsid symlinkat umask umount2 unlinkat unshare utimensat wait4 waitid write
 """.split()
 

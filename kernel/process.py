@@ -39,6 +39,31 @@ def spawn(image: Fd, name: str, descriptors: Mapping[int, int]) -> int:
     return os.posix_spawn(f"/proc/self/fd/{image.fileno()}", [name], {}, file_actions=actions, setsigdef=_RESET, setsigmask=())
 
 
+def start_session(command: Sequence[str], log: Path) -> int:
+    """Start *command* in a session of its own, with nothing of ours but *log* to write errors to; return its pid.
+
+    It outlives this process and its terminal.
+    """
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, os.fspath(log), append, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    environment = {"LANG": "C.UTF-8"}
+    return os.posix_spawn(
+        command[0], list(command), environment, file_actions=actions, setsid=True, setsigdef=_RESET, setsigmask=()
+    )
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the child *pid* has ended; it is reaped then, and of no more use."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
 def open_pidfd(pid: int) -> Fd:
     """A pidfd of *pid*; raises ProcessLookupError when there is no such process."""
     return Fd(os.pidfd_open(pid))

@@ -30,7 +30,7 @@ struct header {
 	uint16_t steps;
 	uint32_t size;		/* of the whole program, bytes */
 	uint32_t report_size;
-	uint32_t slots;		/* offset of the slots */
+	uint32_t first_step;	/* offset of the steps; the slots come right behind this header */
 	uint32_t relocations;	/* offset of the list of words that hold addresses */
 	uint32_t relocation_count;
 	uint32_t pid_word;	/* offset of the word that is to hold the address of the report's pid, or 0 */
@@ -136,8 +136,8 @@ static int is_tolerated(const struct step *step, long result)
 static void run(char *base, struct report *report)
 {
 	struct header *header = (struct header *)base;
-	const struct step *steps = (const struct step *)(header + 1);
-	int64_t *slots = (int64_t *)(base + header->slots);
+	const struct step *steps = (const struct step *)(base + header->first_step);
+	int64_t *slots = (int64_t *)(header + 1);
 	int is_parent = 0;
 
 	report->began_ns = now();

@@ -51,11 +51,12 @@ def create(context: Context, sandbox_id: str, config: ContainerConfig) -> str:
     container = Container(
         id=inventory.new_id(), sandbox_id=sandbox.id, config=config, image_id=image.id, created_at_ns=inventory.now()
     )
-    container.cgroup = f"{sandbox.cgroup_parent}/{container.id}"
+    container.cgroup, container.chain_ids = f"{sandbox.cgroup_parent}/{container.id}", list(image.chain_ids)
     context.journal.begin(container.id, CREATE)
     try:
-        container.pid = _launch(context, sandbox, container, context.images.lower_directories(image))
-        inventory.save_container(container, finishes=CREATE)
+        with context.images.hold(image):
+            container.pid = _launch(context, sandbox, container, context.images.lower_directories(image))
+            inventory.save_container(container, finishes=CREATE)
     except BaseException:
         destroy(context, container.id, context.cgroup(container.cgroup))
         context.journal.undone(container.id, CREATE)
@@ -106,6 +107,8 @@ def remove(context: Context, container_id: str) -> None:
     context.journal.begin(container.id, REMOVE)
     destroy(context, container.id, context.cgroup(container.cgroup))
     context.inventory.drop_container(container.id, finishes=REMOVE)
+    if context.images.find(container.image_id) is None:
+        context.images.collect()  # it was removed before this container, which was the last to need its layers
 
 
 def reopen_log(context: Context, container_id: str) -> None:

@@ -44,8 +44,8 @@ class Node:
         self.paths = paths
         self._store = Store(paths.database)
         journal = Journal(self._store)
-        inventory = Inventory(self._store, journal)
-        self.images = ImageStore(paths, self._store, journal)
+        self._inventory = inventory = Inventory(self._store, journal)
+        self.images = ImageStore(paths, self._store, journal, layer_in_use=self._is_layer_in_use)
         self._network = BridgeNetwork(self._store, name=bridge, subnet=subnet, state_dir=paths.run_dir)
         self._exits: queue.SimpleQueue[Exited | None] = queue.SimpleQueue()
         monitor = MonitorClient(paths, on_exit=self._exits.put, on_lost=self._replace_monitor)
@@ -141,6 +141,9 @@ class Node:
 
     def reopen_log(self, container_id: str) -> None:
         lifecycle.reopen_log(self._context, container_id)
+
+    def _is_layer_in_use(self, chain_id: str) -> bool:
+        return any(chain_id in container.chain_ids for container in tuple(self._inventory.containers.values()))
 
     # The monitor's side.
 

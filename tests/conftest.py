@@ -15,6 +15,7 @@ from runtime.journal import Journal
 from runtime.paths import Paths
 from runtime.store import Store
 from tests.support import isolation, leaks, requires
+from tests.support.image import BUSYBOX, busybox_package
 
 RUN = pytest.StashKey[isolation.Run]()
 
@@ -57,8 +58,15 @@ def run(request: pytest.FixtureRequest) -> isolation.Run:
     return request.config.stash[RUN]
 
 
+@pytest.fixture(scope="session")
+def _image_is_packed() -> None:
+    """Pack busybox once, before the audit begins: the package keeps a file open for as long as it may be wanted."""
+    if BUSYBOX.exists():
+        busybox_package("")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _run_leaves_nothing() -> Iterator[None]:
+def _run_leaves_nothing(_image_is_packed: None) -> Iterator[None]:
     before = leaks.take()
     yield
     leaks.settle(before)

@@ -6,7 +6,7 @@ import errno as errno_module
 import os
 from collections.abc import Sequence
 
-from kernel.program import Program
+from kernel.program import Program, Vector
 
 
 def describe_failure(program: Program, failed: int, errno: int, results: Sequence[int] = ()) -> str:
@@ -29,7 +29,8 @@ def command_failure(program: Program, errno: int) -> str:
     """What a failed execve means to the person who wrote the command."""
     last = program.steps[-1]
     vector = last.arguments[1]
-    name = vector.items[0].decode("utf-8", "backslashreplace") if hasattr(vector, "items") and vector.items else "?"
+    assert isinstance(vector, Vector)
+    name = os.fsdecode(vector.items[0])
     return f"cannot execute {name!r}: {os.strerror(errno).lower()}" + (f" — {last.hint}" if last.hint else "")
 
 

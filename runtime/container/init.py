@@ -6,6 +6,10 @@ and lives in the file of its name; nothing here touches the node (``ground.py`` 
 
 from __future__ import annotations
 
+import os
+
+import msgspec
+
 from kernel.program import Flags, Program, Words
 from runtime.container import namespaces, process, reaper, rootfs
 from runtime.container.descriptors import Descriptor
@@ -21,11 +25,18 @@ def program(title: str, spec: schema.Spec, facts: Facts, filter_code: bytes | No
     """
     if spec.process is None:
         raise InvalidSpec("process: a container needs a process to be started")
-    steps = Program(title)
+    steps = _set_up(spec, spec.process, facts, filter_code, waits=waits).continued(title)
+    process.execute(steps, spec.process)
+    return steps
+
+
+def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: bytes | None, *, waits: bool) -> Program:
+    """The recipe: all steps but the last."""
+    steps = Program("init")
     leave_the_monitor(steps)
     namespaces.clone(steps, spec, facts, Descriptor.CGROUP if facts.in_cgroup else None)
-    process.limit(steps, spec.process)
-    process.label(steps, spec.process)
+    process.limit(steps, user)
+    process.label(steps, user)
     namespaces.enter(steps, spec, facts)
     namespaces.set_sysctls(steps, spec)
     rootfs.enter(steps, facts)
@@ -33,14 +44,58 @@ def program(title: str, spec: schema.Spec, facts: Facts, filter_code: bytes | No
     rootfs.make_devices(steps, spec, facts)
     rootfs.pivot(steps, facts)
     rootfs.protect(steps, spec, facts)
-    process.attach_terminal(steps, spec.process)
+    process.attach_terminal(steps, user)
     process.close_all(steps)  # before chdir: no descriptor may lead back to the host
-    process.become(steps, spec.process, facts.last_capability, filter_code)
+    process.become(steps, user, facts.last_capability, filter_code)
     if waits:
         process.wait_for_start(steps)
-    process.execute(steps, spec.process)
     reaper.stay_behind(steps)
     return steps
+
+
+def _set_up(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: bytes | None, *, waits: bool) -> Program:
+    """``compose``, remembered: containers of one kind differ in command and environment, and seldom in anything else.
+
+    Composing and packing takes 440 us, finding it again 30.
+    """
+    linux = spec.linux
+    mounts = [mount if mount.type in rootfs.NEW_FILE_SYSTEMS else (mount.destination, mount.type) for mount in spec.mounts]
+    key = (
+        msgspec.json.encode(
+            (
+                mounts,
+                linux.namespaces,
+                linux.devices,
+                linux.sysctl,
+                linux.readonly_paths,
+                spec.hostname,
+                spec.domainname,
+                user.user,
+                user.capabilities,
+                user.rlimits,
+                user.terminal,
+                user.no_new_privileges,
+                user.oom_score_adj,
+                user.apparmor_profile,
+                user.selinux_label,
+                os.fsencode(user.cwd),
+            )
+        ),
+        facts,
+        filter_code,
+        waits,
+    )
+    known = _known.get(key)
+    if known is None:
+        if len(_known) >= REMEMBERED:
+            _known.clear()
+        known = _known[key] = compose(spec, user, facts, filter_code, waits=waits)
+    return known
+
+
+#: Kinds of containers whose set-up is remembered, some 60 KB each.
+REMEMBERED = 64
+_known: dict[object, Program] = {}
 
 
 def leave_the_monitor(steps: Program) -> None:

@@ -19,7 +19,7 @@ from runtime.spec import schema
 
 _IN_ROOT = ("RESOLVE_IN_ROOT", "RESOLVE_NO_MAGICLINKS")
 _EMPTY = Flags(("MOVE_MOUNT_F_EMPTY_PATH", "MOVE_MOUNT_T_EMPTY_PATH"))
-_NEW_FILE_SYSTEMS = {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
+NEW_FILE_SYSTEMS = {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
 _LINKS = (
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
@@ -166,7 +166,7 @@ def _make_device(steps: Program, facts: Facts, directory: Slot, device: schema.D
 
 def _new_file_system(steps: Program, index: int, mount: schema.Mount) -> Slot:
     kind = {"cgroup": "cgroup2"}.get(mount.type, mount.type)
-    if mount.type not in _NEW_FILE_SYSTEMS:
+    if mount.type not in NEW_FILE_SYSTEMS:
         raise InvalidSpec(f"mounts[{index}] {mount.destination}: file system type {mount.type!r} is not supported")
     options = parse_options(mount.options)
     context, made = f"context{index}", f"mount{index}"
@@ -271,4 +271,4 @@ def _no_follow(mount: schema.Mount) -> tuple[str, ...]:
 
 
 def _label(mount: schema.Mount) -> str:
-    return mount.source if "bind" in mount.options or "rbind" in mount.options else mount.type
+    return mount.type if mount.type in NEW_FILE_SYSTEMS else "what was opened on the host"

@@ -33,6 +33,8 @@ class Container(msgspec.Struct, kw_only=True):
     sandbox_id: str
     config: ContainerConfig
     image_id: str
+    chain_ids: list[str] = []
+    """The layers below its own, which must stay as long as it does."""
     cgroup: str = ""
     pid: int = 0
     created_at_ns: int = 0

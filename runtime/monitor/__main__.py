@@ -23,6 +23,7 @@ from runtime.monitor.server import Monitor
 def main() -> None:
     run_dir = Path(sys.argv[1])
     process.set_name("kernelet-mon")
+    os.chdir("/")
     ignore_the_terminal()
     lock = take_lock(run_dir / "monitor.lock")
     monitor = Monitor(run_dir, listen(run_dir / "monitor.sock"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernel import process
 from kernel.errors import failure
 from kernel.fd import Fd, memory
 from kernel.program import Program, Report
@@ -68,7 +68,7 @@ class MonitorClient:
         self._pending: dict[int, Future[Message]] = {}
         self._sequence = 0
         self._connection: socket.socket | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: int | None = None
         self._closing = False
 
     def connect(self) -> bool:
@@ -94,8 +94,8 @@ class MonitorClient:
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
         if end_monitor and self._child is not None:
-            self._child.kill()
-            self._child.wait()
+            os.kill(self._child, 9)
+            process.reap(self._child)
 
     @property
     def pid(self) -> int:
@@ -247,7 +247,7 @@ class MonitorClient:
             return
         connection.close()
         if self._child is not None:
-            self._child.wait()
+            process.reap(self._child)
             self._child = None
         self._on_lost()
 
@@ -262,16 +262,7 @@ class MonitorClient:
 
     def _start(self) -> None:
         command = [sys.executable, "-I", "-m", "runtime.monitor", os.fspath(self._paths.run_dir)]
-        with open(self._paths.run_dir / "monitor.log", "ab") as log:
-            self._child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={"LANG": "C.UTF-8"},
-                cwd="/",
-            )
+        self._child = process.start_session(command, self._paths.run_dir / "monitor.log")
 
     def _wait_for_socket(self) -> socket.socket:
         deadline = time.monotonic() + START_SECONDS
@@ -279,7 +270,8 @@ class MonitorClient:
             connection = self._try_connect()
             if connection is not None:
                 return connection
-            if self._child is not None and self._child.poll() is not None:
+            if self._child is not None and process.has_ended(self._child):
+                self._child = None
                 break
             time.sleep(0.005)
         text = (self._paths.run_dir / "monitor.log").read_text(errors="replace")[-500:]

@@ -172,8 +172,8 @@ class Monitor:
             self._waiting[watch.id] = reply
             watch.send_signal(9)
             return
-        self._drop(watch)
         self._answer(reply)
+        self._drop(watch)
 
     # What the watched do.
 
@@ -242,13 +242,13 @@ class Monitor:
             stream.drain()
         watch.state, watch.exit = State.ENDED, ended
         if watch.forgetting:
-            reply = self._waiting.pop(watch.id, None)
+            self._answer(self._waiting.pop(watch.id, None))
             self._drop(watch)
-            self._answer(reply)
             return
         self._broadcast("exited", id=watch.id, code=ended.code, at_ns=ended.at_ns)
 
     def _drop(self, watch: Watch) -> None:
+        """Let go of it.  Its reaper holds nothing of the container's, so nobody need wait for its end (0.1 ms)."""
         for stream in watch.streams:
             self._unlisten(stream.source.fileno())
         for file in (watch.ready, watch.done, watch.reaper):

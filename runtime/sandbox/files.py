@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import mount
-from kernel._linux import lib
+from kernel.program import Flags
 from runtime.errors import InvalidArgument
 from runtime.paths import Paths
 from runtime.sandbox.namespaces import remove_run_directory
@@ -80,7 +80,7 @@ def mount_shm(paths: Paths, sandbox_id: str) -> Path:
     target = shm_directory(paths, sandbox_id)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not target.is_mount():
-        attributes = lib.MOUNT_ATTR_NOSUID | lib.MOUNT_ATTR_NODEV | lib.MOUNT_ATTR_NOEXEC
+        attributes = Flags(("MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV", "MOUNT_ATTR_NOEXEC")).value()
         options = [("source", "shm"), ("size", str(SHM_SIZE_BYTES)), ("mode", "1777")]
         with mount.new_filesystem("tmpfs", options, attributes=attributes) as shm:
             mount.attach(shm, target)

@@ -13,7 +13,7 @@ from kernel import mount, namespace
 from kernel._linux import lib
 from kernel.fd import Fd
 from kernel.mountinfo import load_mountinfo
-from tests.support import child
+from tests.support import child, wait
 from tests.support.requires import requires
 
 pytestmark = requires("root")
@@ -49,7 +49,7 @@ def test_the_thread_is_gone_after_its_work() -> None:
         return threading.get_native_id()
 
     native_id = namespace.in_new_thread(work)
-    assert not Path(f"/proc/self/task/{native_id}").exists()
+    wait.until(lambda: not Path(f"/proc/self/task/{native_id}").exists(), 5, "the thread to be gone")
     assert native_id != threading.get_native_id()
 
 

@@ -75,7 +75,9 @@ def test_the_first_failure_stops_and_is_told_with_its_errno() -> None:
 
 def test_a_tolerated_errno_goes_on_and_what_needs_its_slot_is_skipped() -> None:
     steps = Program("tolerant")
-    missing = steps.call("openat", Flags(("AT_FDCWD",)), "/nonexistent", 0, 0, store="file", tolerate=(errno.ENOENT,), why="maybe")
+    missing = steps.call(
+        "openat", Flags(("AT_FDCWD",)), "/nonexistent", 0, 0, store="file", tolerate=(errno.ENOENT,), why="maybe"
+    )
     steps.call("fchdir", missing, why="only if it was there")
     steps.call("getpid", why="in any case")
     outcome, code = launch.run(steps)

@@ -30,7 +30,10 @@ def test_a_time_is_rfc_3339_with_nanoseconds() -> None:
 
 def test_whole_lines_are_full_and_a_rest_is_partial() -> None:
     assert parse(entries(b"one\n\ntwo\nthr", b"stdout", NOW)) == [
-        (b"stdout", b"F", b"one"), (b"stdout", b"F", b""), (b"stdout", b"F", b"two"), (b"stdout", b"P", b"thr"),
+        (b"stdout", b"F", b"one"),
+        (b"stdout", b"F", b""),
+        (b"stdout", b"F", b"two"),
+        (b"stdout", b"P", b"thr"),
     ]
 
 

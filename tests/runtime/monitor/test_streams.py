@@ -45,8 +45,16 @@ def killed_in(owner: object, name: str, *, before: bool) -> Callable[..., object
 
 
 POINTS = [
-    (Slot, "begin", True), (Slot, "begin", False), (streams.LogFile, "append", True), (streams.LogFile, "append", False),
-    (Slot, "wrote", True), (Slot, "wrote", False), (Slot, "take", True), (Slot, "take", False), (Slot, "done", True), (Slot, "done", False),
+    (Slot, "begin", True),
+    (Slot, "begin", False),
+    (streams.LogFile, "append", True),
+    (streams.LogFile, "append", False),
+    (Slot, "wrote", True),
+    (Slot, "wrote", False),
+    (Slot, "take", True),
+    (Slot, "take", False),
+    (Slot, "done", True),
+    (Slot, "done", False),
 ]
 
 
