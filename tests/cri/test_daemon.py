@@ -1,0 +1,124 @@
+"""The daemon as it is run: a pod's life over its socket, a stop that leaves nothing, and one daemon a node."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cri.api import api_pb2 as api
+from cri.client import Client, container_status
+from runtime.image.store import ImageStore
+from runtime.journal import Journal
+from runtime.paths import Paths
+from runtime.store import Store
+from tests.support import image, isolation, wait
+from tests.support.requires import TREE, requires
+
+
+@pytest.fixture
+def config(paths: Paths, run: isolation.Run) -> Path:
+    """A configuration file for a node of this test's own, on which busybox is already."""
+    file = paths.run_dir.parent / "kernelet.toml"
+    file.write_text(
+        f'root_dir = "{paths.root_dir}"\nrun_dir = "{paths.run_dir}"\n'
+        f'[network]\nbridge = "{run.bridge}"\nsubnet = "{run.subnet}"\n'
+    )
+    store = Store(paths.database)
+    image.store_busybox(ImageStore(paths, store, Journal(store)))
+    store.close()
+    return file
+
+
+@contextmanager
+def daemon(config: Path, paths: Paths) -> Iterator[subprocess.Popen[str]]:
+    """kernelet serve, answering; stopped by SIGTERM at the end, unless the test has ended it."""
+    log = paths.run_dir.parent / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cri", "serve", "--config", str(config)], cwd=TREE, stderr=output, text=True
+        )
+    try:
+        wait.until(lambda: process.poll() is not None or "listening" in log.read_text(), 20, "the daemon to listen")
+        assert process.poll() is None, log.read_text()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0, log.read_text()
+
+
+def serve_again(config: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
+    return subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=20, check=False)
+
+
+@requires("root", "cgroup2")
+def test_a_pods_life(config: Path, paths: Paths) -> None:
+    logs = paths.run_dir.parent / "logs"
+    with daemon(config, paths), Client(paths.socket) as client:
+        pod = api.PodSandboxConfig(
+            metadata=api.PodSandboxMetadata(name="web", namespace="default", uid="u1"), hostname="web", log_directory=str(logs)
+        )
+        pod_id = client.call(api.RunPodSandboxRequest(config=pod), api.RunPodSandboxResponse).pod_sandbox_id
+        status = client.call(api.PodSandboxStatusRequest(pod_sandbox_id=pod_id), api.PodSandboxStatusResponse).status
+        assert status.network.ip
+        container = api.ContainerConfig(
+            metadata=api.ContainerMetadata(name="c"),
+            image=api.ImageSpec(image="busybox"),
+            command=["sh", "-c", 'echo "$A" on $(hostname); exec sleep 1000'],
+            envs=[api.KeyValue(key="A", value=b"hello")],
+            log_path="c.log",
+            linux=api.LinuxContainerConfig(
+                security_context=api.LinuxContainerSecurityContext(run_as_username="user", seccomp=api.SecurityProfile())
+            ),
+        )
+        request = api.CreateContainerRequest(pod_sandbox_id=pod_id, config=container, sandbox_config=pod)
+        container_id = client.call(request, api.CreateContainerResponse).container_id
+        assert client.call(request, api.CreateContainerResponse).container_id == container_id
+        client.call(api.StartContainerRequest(container_id=container_id), api.StartContainerResponse)
+        wait.until(lambda: (logs / "c.log").read_text().endswith("hello on web\n"))
+        result = client.call(
+            api.ExecSyncRequest(container_id=container_id, cmd=["sh", "-c", "id -u; exit 7"], timeout=5), api.ExecSyncResponse
+        )
+        assert (result.stdout, result.exit_code) == (b"1000\n", 7)
+        running = container_status(client, container_id)
+        assert running.state == api.CONTAINER_RUNNING
+        client.call(api.StopContainerRequest(container_id=container_id), api.StopContainerResponse)
+        exited = container_status(client, container_id)
+        assert (exited.state, exited.exit_code) == (api.CONTAINER_EXITED, 137)
+        client.call(api.RemovePodSandboxRequest(pod_sandbox_id=pod_id), api.RemovePodSandboxResponse)
+        assert not client.call(api.ListContainersRequest(), api.ListContainersResponse).containers
+    assert not paths.socket.exists()
+
+
+@requires("root", "cgroup2")
+def test_a_second_daemon_is_refused(config: Path, paths: Paths) -> None:
+    with daemon(config, paths) as first:
+        second = serve_again(config)
+        assert second.returncode == 1
+        assert f"held by process {first.pid}" in second.stderr
+        with Client(paths.socket) as client:
+            assert client.call(api.VersionRequest(), api.VersionResponse).version == "0.1.0"
+
+
+def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "kernelet.toml"
+    file.write_text("root_dir = 5")
+    refused = serve_again(file)
+    assert (refused.returncode, refused.stderr) == (1, f"kernelet: {file}: root_dir: not a string\n")
+
+
+@requires("root", "cgroup2")
+def test_a_daemon_that_was_killed_is_followed_by_another(config: Path, paths: Paths) -> None:
+    with daemon(config, paths) as first:
+        first.kill()
+        first.wait()
+        assert paths.socket.exists()
+    with daemon(config, paths), Client(paths.socket) as client:
+        assert len(client.call(api.ListImagesRequest(), api.ListImagesResponse).images) == 1
