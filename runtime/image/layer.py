@@ -143,17 +143,17 @@ class _Layer:
     def _add_directory(self, entry: Entry, parent: Fd, base: bytes, path: bytes) -> None:
         try:
             os.mkdir(base, 0o700, dir_fd=parent.fileno())
-            self._count(0)
+            self._count(BLOCK_BYTES)
         except FileExistsError:
             found = look(parent, base)
             if found is None or not stat.S_ISDIR(found.st_mode):
                 self._clear(parent, base, path)
                 os.mkdir(base, 0o700, dir_fd=parent.fileno())
-                self._count(0)
+                self._count(BLOCK_BYTES)
                 if found is not None and is_whiteout(found):
                     attributes.set_opaque_at(parent, base)
             elif path in self._parents.implicit:
-                self._count(0)
+                self._count(BLOCK_BYTES)
         self._parents.implicit.pop(path, None)
         with Fd(os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fileno())) as made:
             attributes.set_on_file(made.fileno(), entry, times=False)
@@ -233,7 +233,7 @@ class _Layer:
         if found is None:
             return
         if stat.S_ISDIR(found.st_mode):
-            self._inodes += self._parents.forget(path)
+            self._inodes += self._parents.forget(path, parent)
             for known in [known for known in self._times if known == path or known.startswith(path + b"/")]:
                 del self._times[known]
         elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:

@@ -14,6 +14,7 @@ from typing import IO, Literal, Protocol
 from backports.zstd import ZstdCompressor
 from isal import isal_zlib
 
+from kernel.fd import Fd
 from runtime.image import tarwriter
 from runtime.image.attributes import OPAQUE
 from runtime.image.content import CHUNK
@@ -34,7 +35,7 @@ class Layer:
     size: int
     diff_id: str
     compression: Compression
-    file: IO[bytes]
+    file: Fd
 
     def chunks(self) -> Iterator[bytes]:
         """All bytes from the beginning; readers do not disturb each other."""
@@ -50,7 +51,7 @@ class LayerWriter:
     def __init__(self, compression: Compression = "gzip", *, mtime_ns: int = 0) -> None:
         self.compression = compression
         self._mtime_ns = mtime_ns
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the package does
+        self._file = _nameless_file()
         self._diff = hashlib.sha256()
         self._digest = hashlib.sha256()
         self._size = 0
@@ -118,7 +119,6 @@ class LayerWriter:
         """End the archive; nothing can be added any more."""
         self._write(tarwriter.END)
         self._store(self._compressor.flush() if self._compressor is not None else b"")
-        self._file.flush()
         digests = [f"sha256:{value.hexdigest()}" for value in (self._digest, self._diff)]
         return Layer(digests[0], self._size, digests[1], self.compression, self._file)
 
@@ -168,7 +168,8 @@ class LayerWriter:
     def _store(self, data: bytes) -> None:
         self._digest.update(data)
         self._size += len(data)
-        self._file.write(data)
+        while data:
+            data = data[os.write(self._file.fileno(), data) :]
 
     def _tree(self, directory: bytes, prefix: str, seen: dict[tuple[int, int], str]) -> None:
         with os.scandir(directory) as entries:
@@ -217,6 +218,13 @@ class LayerWriter:
         entry.size = status.st_size
         with Path(os.fsdecode(host)).open("rb") as content:
             self._add(entry, content)
+
+
+def _nameless_file() -> Fd:
+    """A file that lives as long as its descriptor."""
+    number, name = tempfile.mkstemp(prefix="kernelet-layer-")
+    os.unlink(name)
+    return Fd(number)
 
 
 class _Compressor(Protocol):

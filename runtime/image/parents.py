@@ -72,9 +72,15 @@ class Parents:
         self._open[path] = found
         return found
 
-    def forget(self, path: bytes) -> int:
-        """The directory at *path* is about to go; returns how many implicit ones go with it."""
-        self.close()
+    def forget(self, path: bytes, in_use: Fd) -> int:
+        """The directory at *path*, in the borrowed *in_use*, is about to go; returns how many implicit ones go with it.
+
+        Symlinks give directories several names here, so all are opened anew.
+        """
+        for known, directory in list(self._open.items()):
+            if directory is not in_use:
+                directory.close()
+                del self._open[known]
         going = [known for known in self.implicit if known == path or known.startswith(path + b"/")]
         for known in going:
             del self.implicit[known]

@@ -299,7 +299,7 @@ def _pax_time(name: bytes, value: bytes) -> int:
 def _libarchive_xattr(entry: Entry, key: bytes, value: bytes) -> None:
     try:
         name = urllib.parse.unquote_to_bytes(key)
-        entry.xattrs.setdefault(name, base64.b64decode(value + b"=" * (-len(value) % 4)))
+        entry.xattrs.setdefault(name, base64.b64decode(value + b"=" * (-len(value) % 4), validate=True))
     except (binascii.Error, ValueError):
         _refuse(entry.name, f"extended attribute {key[:100]!r} is not base64")
 

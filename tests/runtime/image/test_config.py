@@ -20,10 +20,20 @@ def config(run: dict[str, Any] | None = None, **more: Any) -> ImageConfig:
 
 
 def test_what_the_author_wants_run() -> None:
-    found = config({
-        "User": "1000:50000", "Env": ["A=b"], "Entrypoint": ["/init"], "Cmd": ["-x"], "WorkingDir": "/srv",
-        "StopSignal": "SIGQUIT", "Labels": {"k": "v"}, "Volumes": {"/data": {}}, "ExposedPorts": {"80/tcp": {}}, "Unknown": 1,
-    })  # fmt: skip
+    found = config(
+        {
+            "User": "1000:50000",
+            "Env": ["A=b"],
+            "Entrypoint": ["/init"],
+            "Cmd": ["-x"],
+            "WorkingDir": "/srv",
+            "StopSignal": "SIGQUIT",
+            "Labels": {"k": "v"},
+            "Volumes": {"/data": {}},
+            "ExposedPorts": {"80/tcp": {}},
+            "Unknown": 1,
+        }
+    )
     assert (found.user, found.uid, found.username) == ("1000:50000", 1000, "")
     assert (found.env, found.entrypoint, found.cmd, found.working_dir) == (("A=b",), ("/init",), ("-x",), "/srv")
     assert (found.stop_signal, found.labels, found.volumes, found.exposed_ports) == (

@@ -41,11 +41,36 @@ def test_a_digest_decides_over_the_tag_beside_it() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", ":", "@", "/", "a/", "/a", "a//b", "a:", "a:-x", "a:" + "t" * 129, "UPPER", "docker.io/Upper", "a b", "a\n",
-        "a:1\n", "a@sha256:123", "a@" + DIGEST.upper(), "a@sha512:" + "0" * 128, f"a@{DIGEST}x", "../a", "a/../b", "0" * 64,
-        "a" * 260, "host:port/a", "-host/a:1", "a_.b", "ä",
+        "",
+        " ",
+        ":",
+        "@",
+        "/",
+        "a/",
+        "/a",
+        "a//b",
+        "a:",
+        "a:-x",
+        "a:" + "t" * 129,
+        "UPPER",
+        "docker.io/Upper",
+        "a b",
+        "a\n",
+        "a:1\n",
+        "a@sha256:123",
+        "a@" + DIGEST.upper(),
+        "a@sha512:" + "0" * 128,
+        f"a@{DIGEST}x",
+        "../a",
+        "a/../b",
+        "0" * 64,
+        "a" * 260,
+        "host:port/a",
+        "-host/a:1",
+        "a_.b",
+        "ä",
     ],
-)  # fmt: skip
+)
 def test_what_docker_refuses_is_refused(text: str) -> None:
     with pytest.raises(InvalidReference):
         parse_reference(text)

@@ -52,10 +52,16 @@ def _members(draw: st.DrawFn) -> tuple[tarfile.TarInfo, bytes]:
     kind = draw(st.sampled_from(_kinds))
     content = draw(st.binary(max_size=1500)) if kind == tarfile.REGTYPE else b""
     made = member(
-        draw(_path), kind, mode=draw(st.integers(0, 0o7777)), uid=draw(st.integers(0, 2**32 - 2)), gid=draw(st.integers(0, 2**32 - 2)),
-        mtime=draw(st.integers(-(2**33), 2**33)), linkname=draw(_path) if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else "",
-        devmajor=draw(st.integers(0, 4095)), devminor=draw(st.integers(0, 2**20 - 1)),
-    )  # fmt: skip
+        draw(_path),
+        kind,
+        mode=draw(st.integers(0, 0o7777)),
+        uid=draw(st.integers(0, 2**32 - 2)),
+        gid=draw(st.integers(0, 2**32 - 2)),
+        mtime=draw(st.integers(-(2**33), 2**33)),
+        linkname=draw(_path) if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else "",
+        devmajor=draw(st.integers(0, 4095)),
+        devminor=draw(st.integers(0, 2**20 - 1)),
+    )
     return made, content
 
 
