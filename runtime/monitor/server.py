@@ -6,7 +6,9 @@ import contextlib
 import os
 import select
 import socket
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,15 @@ class Monitor:
         self._scratch = pipe()
         self._watches: dict[str, Watch] = {}
         self._waiting: dict[str, Reply] = {}
+        self._held: dict[streams.Stream, Watch] = {}
         self._found = adopt.find_reapers(run_dir)
         self._listen(listener.fileno(), self._accept)
 
     def run(self) -> None:
         """Serve until this process is killed."""
         while True:
-            ready = [(number, self._handlers.get(number)) for number, _ in self._epoll.poll()]
+            self._flush_held()
+            ready = [(number, self._handlers.get(number)) for number, _ in self._epoll.poll(self._patience())]
             for number, handler in ready:
                 # An earlier one of this batch may have closed the number, or given it to somebody else.
                 if handler is not None and self._handlers.get(number) is handler:
@@ -47,8 +51,8 @@ class Monitor:
 
     # The loop's own table.
 
-    def _listen(self, number: int, handler: Callable[[], None]) -> None:
-        self._epoll.register(number, select.EPOLLIN)
+    def _listen(self, number: int, handler: Callable[[], None], events: int = select.EPOLLIN) -> None:
+        self._epoll.register(number, events)
         self._handlers[number] = handler
 
     def _unlisten(self, number: int) -> None:
@@ -193,15 +197,35 @@ class Monitor:
             else:
                 stream = streams.PipeToLog(file, number, watch.log, self._ledger.slot(watch.id, number), self._scratch)
             watch.streams.append(stream)
-            self._listen(file.fileno(), lambda stream=stream: self._on_output(watch, stream))  # type: ignore[misc]
+            events = select.EPOLLIN | select.EPOLLET if stream.edge_triggered else select.EPOLLIN
+            self._listen(file.fileno(), partial(self._on_output, watch, stream), events)
         self._listen(watch.done.fileno(), lambda: self._on_done(watch))
         self._listen(watch.reaper.fileno(), lambda: self._on_reaper_gone(watch))
 
-    def _on_output(self, watch: Watch, stream: streams.Stream) -> None:
-        if not stream.pump():
+    def _on_output(self, watch: Watch, stream: streams.Stream, *, flush: bool = False) -> None:
+        if not stream.pump(flush=flush):
             self._unlisten(stream.source.fileno())
             watch.streams.remove(stream)
+            self._held.pop(stream, None)
             stream.close()
+            return
+        if stream.holding_since is not None:
+            self._held[stream] = watch
+        elif stream.edge_triggered:
+            self._held.pop(stream, None)
+            # There may be more than one turn's worth: changing the registration makes the kernel tell again.
+            self._epoll.modify(stream.source.fileno(), select.EPOLLIN | select.EPOLLET)
+
+    def _patience(self) -> float | None:
+        """Seconds until the start of some line has waited long enough for its rest."""
+        oldest = min((stream.holding_since for stream in self._held if stream.holding_since is not None), default=None)
+        return None if oldest is None else max(0.001, oldest + streams.HOLD_SECONDS - time.monotonic())
+
+    def _flush_held(self) -> None:
+        due = time.monotonic() - streams.HOLD_SECONDS
+        for stream, watch in tuple(self._held.items()):
+            if stream.holding_since is not None and stream.holding_since <= due:
+                self._on_output(watch, stream, flush=True)
 
     def _on_ready(self, watch: Watch) -> None:
         try:
@@ -240,6 +264,7 @@ class Monitor:
                 self._on_ready(watch)
         for stream in watch.streams:
             stream.drain()
+            self._held.pop(stream, None)
         watch.state, watch.exit = State.ENDED, ended
         if watch.forgetting:
             self._answer(self._waiting.pop(watch.id, None))
@@ -251,6 +276,7 @@ class Monitor:
         """Let go of it.  Its reaper holds nothing of the container's, so nobody need wait for its end (0.1 ms)."""
         for stream in watch.streams:
             self._unlisten(stream.source.fileno())
+            self._held.pop(stream, None)
         for file in (watch.ready, watch.done, watch.reaper):
             self._unlisten(file.fileno())
         watch.end_reaper()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
-import termios
 import time
 from collections.abc import Callable
 
@@ -14,6 +11,8 @@ from runtime.monitor import log
 from runtime.monitor.ledger import IDLE, WRITING, Slot
 
 BATCH = 65536
+BATCHES = 16
+HOLD_SECONDS = 0.25
 NAMES = {1: b"stdout", 2: b"stderr"}
 
 
@@ -56,26 +55,50 @@ class LogFile:
 
 
 class Stream:
-    """One source of output.  ``pump()`` moves what is there now and says whether the source has ended."""
+    """One source of output."""
+
+    #: Told of by the kernel at each write, rather than for as long as there is something.
+    edge_triggered = False
+    #: Since when the start of a line waits for its rest, by CLOCK_MONOTONIC; None when none does.
+    holding_since: float | None = None
 
     def __init__(self, source: Fd) -> None:
         self.source = source
         os.set_blocking(source.fileno(), False)
 
-    def pump(self) -> bool:
-        """Move one batch; True while the source is open, False once it has ended."""
-        raise NotImplementedError
+    def pump(self, *, flush: bool = False) -> bool:
+        """Move what is there, a bounded number of batches; True while the source is open, False once it has ended.
+
+        With *flush*, the start of a line does not wait for its rest.
+        """
+        moved = self._move(flush=flush)
+        for _ in range(BATCHES):
+            if moved <= 0:
+                break
+            moved = self._move(flush=flush)
+        return moved != 0
 
     def drain(self) -> None:
         """Move all that is there now, without waiting."""
-        raise NotImplementedError
+        while self._move(flush=True) > 0:
+            pass
 
     def close(self) -> None:
         self.source.close()
 
+    def _move(self, *, flush: bool) -> int:
+        """Move one batch: how many bytes, 0 at the end of the source, -1 when there is nothing to move now."""
+        raise NotImplementedError
+
 
 class PipeToLog(Stream):
-    """A pipe whose lines go to a log, exactly once even over a kill of this process (``ledger``)."""
+    """A pipe whose lines go to a log, exactly once even over a kill of this process (``ledger``).
+
+    The pipe itself keeps the start of a line until the rest is written, for ``HOLD_SECONDS`` at most: a
+    program that writes a line in pieces gets one entry, and a prompt is still seen.
+    """
+
+    edge_triggered = True
 
     def __init__(self, source: Fd, number: int, file: LogFile, slot: Slot, scratch: tuple[Fd, Fd]) -> None:
         super().__init__(source)
@@ -83,13 +106,6 @@ class PipeToLog(Stream):
         self._file = file
         self._slot = slot
         self._scratch = scratch
-
-    def pump(self) -> bool:
-        return self._move() != 0
-
-    def drain(self) -> None:
-        while self._move() > 0:
-            pass
 
     def recover(self) -> None:
         """Finish what a killed monitor had begun."""
@@ -108,13 +124,16 @@ class PipeToLog(Stream):
             self._slot.take(self.source.fileno(), left.batch)
         self._slot.done()
 
-    def _move(self) -> int:
-        """Move one batch: how many bytes, 0 at the end of the source, -1 when there is nothing now."""
+    def _move(self, *, flush: bool) -> int:
         reader, writer = self._scratch
         count = tee(self.source, writer, BATCH)
         if count <= 0:
             return count
-        batch = self._whole_lines(os.read(reader.fileno(), count))
+        batch = _whole_lines(os.read(reader.fileno(), count), flush=flush)
+        if not batch:
+            self.holding_since = self.holding_since or time.monotonic()
+            return -1
+        self.holding_since = None
         text = log.entries(batch, self._name, time.time_ns())
         self._slot.begin(batch, len(text), self._file.size, self._file.inode)
         self._file.append(text)
@@ -123,13 +142,13 @@ class PipeToLog(Stream):
         self._slot.done()
         return len(batch)
 
-    def _whole_lines(self, batch: bytes) -> bytes:
-        """*batch* without a last piece of line, when the rest of that line is in the pipe already."""
-        end = batch.rfind(b"\n") + 1
-        if end in (0, len(batch)):
-            return batch
-        waiting = struct.unpack("i", fcntl.ioctl(self.source.fileno(), termios.FIONREAD, bytes(4)))[0]
-        return batch[:end] if waiting > len(batch) else batch
+
+def _whole_lines(batch: bytes, *, flush: bool) -> bytes:
+    """What of *batch* is to be written now: up to its last newline, or all when a line is too long to wait for."""
+    if flush:
+        return batch
+    end = batch.rfind(b"\n") + 1
+    return batch[:end] if end or len(batch) < log.MAX_LINE else batch
 
 
 class Read(Stream):
@@ -139,14 +158,8 @@ class Read(Stream):
         super().__init__(source)
         self._sink = sink
 
-    def pump(self) -> bool:
-        return self._move() != 0
-
-    def drain(self) -> None:
-        while self._move() > 0:
-            pass
-
-    def _move(self) -> int:
+    def _move(self, *, flush: bool) -> int:
+        del flush  # nothing is held back here
         try:
             batch = os.read(self.source.fileno(), BATCH)
         except BlockingIOError:

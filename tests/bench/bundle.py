@@ -18,7 +18,9 @@ NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
 def spec(arguments: list[str]) -> schema.Spec:
     """An ordinary container's config.json."""
     capabilities = list(defaults.CAPABILITIES)
-    shm = schema.Mount(destination="/dev/shm", type="tmpfs", source="shm", options=["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])
+    shm = schema.Mount(
+        destination="/dev/shm", type="tmpfs", source="shm", options=["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]
+    )
     return schema.Spec(
         oci_version="1.0.2",
         root=schema.Root(path="rootfs"),

@@ -111,22 +111,41 @@ def test_half_an_entry_in_the_log_is_cut_off_before_it_is_written_again(
         each.close()
 
 
-def test_a_line_in_two_writes_stays_one_entry_while_more_is_waiting(tmp_path: Path, scratch: tuple[Fd, Fd]) -> None:
+def test_a_line_in_pieces_becomes_one_entry_and_a_prompt_is_still_seen(tmp_path: Path, scratch: tuple[Fd, Fd]) -> None:
     source, writer = pipe()
     log = tmp_path / "log"
     pump = make_pump(log, source, Ledger(tmp_path / "ledger").slot("c" * 64, 1), scratch)
-    lines = [b"%05d " % number + b"x" * 100 for number in range(2000)]
+    os.write(writer.fileno(), b"one\nsh: ")
+    assert pump.pump()
+    assert pump.holding_since is not None
+    os.write(writer.fileno(), b"can't\nprompt> ")
+    assert pump.pump()
+    assert contents(log) == [b"one", b"sh: can't"]
+    assert pump.pump(flush=True)
+    assert pump.holding_since is None
+    assert log.read_bytes().splitlines()[-1].endswith(b" P prompt> ")
+    writer.close()
+    assert not pump.pump()
+    pump._file.close()
+    pump.close()
+
+
+def test_lines_longer_than_a_batch_and_short_ones_come_through_whole(tmp_path: Path, scratch: tuple[Fd, Fd]) -> None:
+    source, writer = pipe()
+    log = tmp_path / "log"
+    pump = make_pump(log, source, Ledger(tmp_path / "ledger").slot("c" * 64, 1), scratch)
+    lines = [b"%05d " % number + b"x" * (150_000 if number % 500 == 7 else 100) for number in range(2000)]
     os.set_blocking(writer.fileno(), False)
-    left = b"".join(line + b"\n" for line in lines)
+    left = memoryview(b"".join(line + b"\n" for line in lines))
     while left:
         try:
             left = left[os.write(writer.fileno(), left) :]
         except BlockingIOError:
             assert pump.pump()
     pump.drain()
-    found = log.read_bytes().splitlines()
-    assert all(line.split(b" ", 3)[2] == b"F" for line in found[:500])
-    assert b"".join(line.split(b" ", 3)[3] for line in found) == b"".join(lines)
+    entries = [line.split(b" ", 3)[2:] for line in log.read_bytes().splitlines()]
+    assert b"".join(text + (b"\n" if tag == b"F" else b"") for tag, text in entries) == b"".join(line + b"\n" for line in lines)
+    assert all(len(text) <= 16384 for _, text in entries)
     writer.close()
     pump._file.close()
     pump.close()
