@@ -29,7 +29,9 @@ STATES = {
 class Containers:
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._listed: encoded.Cache[Container, api.Container] = encoded.Cache(listed)
+        self._listed: encoded.Cache[Container, api.Container] = encoded.Cache(
+            api.ListContainersResponse.CONTAINERS_FIELD_NUMBER, listed
+        )
 
     def key(self, request: api.CreateContainerRequest) -> tuple[object, ...]:
         """What two calls for the same container have in common: a kubelet that lost its patience asks again."""
@@ -77,8 +79,8 @@ class Containers:
     def list(self, request: api.ListContainersRequest) -> bytes:
         """ListContainersResponse, encoded."""
         entries = self._listed.entries((container.id, container) for container in self._node.containers())
-        chosen = (entry.encoded for entry in entries if filters.accepts_container(request.filter, entry.message))
-        return encoded.join(api.ListContainersResponse.CONTAINERS_FIELD_NUMBER, chosen)
+        accepts = filters.container_filter(request.filter)
+        return b"".join(entry.encoded for entry in entries if accepts(entry.message))
 
     def reopen_log(self, request: api.ReopenContainerLogRequest) -> api.ReopenContainerLogResponse:
         container = self._node.find_container(request.container_id)

@@ -69,7 +69,8 @@ def puller(config: Config, images: ImageStore) -> Puller:
 async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterator[None]:
     """Answer the CRI on the configured socket while the block runs; stop gracefully after it."""
     dispatch = Dispatch()
-    status = Status({"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)})
+    shown = {"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)}
+    status = Status(shown, node.controllers())
     server = Server(
         config.socket,
         {

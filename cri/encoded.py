@@ -1,7 +1,8 @@
 """List answers from messages that are encoded already.
 
 A kubelet asks for all sandboxes and containers three times a second, for ever, and they change
-rarely: encoding 200 containers anew takes 1.5 ms, joining them 6 us.
+rarely.  Of 200 containers an answer takes 2.2 ms when they are encoded anew and 0.03 ms when their
+bytes are only put together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Item = TypeVar("Item", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[Record, Item]):
-    """One element of a list answer: the record it was made of, the message, and the message's bytes."""
+    """One element of a list answer: the record it was made of, the message, and its part of the answer's bytes."""
 
     record: Record
     message: Item
@@ -26,9 +27,10 @@ class Entry(Generic[Record, Item]):
 
 
 class Cache(Generic[Record, Item]):
-    """Entries by id.  One thread's: the event loop's."""
+    """The elements of the repeated field *field_number*, by id.  One thread's: the event loop's."""
 
-    def __init__(self, make: Callable[[Record], Item]) -> None:
+    def __init__(self, field_number: int, make: Callable[[Record], Item]) -> None:
+        self._field_number = field_number
         self._make = make
         self._entries: dict[str, Entry[Record, Item]] = {}
 
@@ -39,16 +41,16 @@ class Cache(Generic[Record, Item]):
             entry = self._entries.get(key)
             if entry is None or entry.record is not record:
                 message = self._make(record)
-                entry = Entry(record, message, message.SerializeToString())
+                entry = Entry(record, message, element(self._field_number, message))
             entries[key] = entry
         self._entries = entries
         return list(entries.values())
 
 
-def join(field_number: int, items: Iterable[bytes]) -> bytes:
-    """The encoding of a message whose repeated field *field_number* holds the encoded *items*, and nothing else."""
-    tag = _varint(field_number << 3 | 2)
-    return b"".join(tag + _varint(len(item)) + item for item in items)
+def element(field_number: int, message: Message) -> bytes:
+    """*message* as one element of the repeated field *field_number*; elements one after the other are the list's encoding."""
+    content = message.SerializeToString()
+    return _varint(field_number << 3 | 2) + _varint(len(content)) + content
 
 
 def _varint(number: int) -> bytes:

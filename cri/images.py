@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from cri import encoded
 from cri.api import api_pb2 as api
 from cri.node import Images, Puller
 from runtime.errors import InvalidArgument
@@ -28,15 +27,11 @@ class ImageRpcs:
         image = self._pull(_name(request.image), credentials_of(request.auth), cancelled)
         return api.PullImageResponse(image_ref=image.id)
 
-    def list(self, request: api.ListImagesRequest) -> bytes:
-        """ListImagesResponse, encoded: one element per id, however many names it has."""
-        if request.filter.image.image:
-            found = self._images.find(request.filter.image.image)
-            images = [] if found is None else [found]
-        else:
-            images = [*self._images.list()]
-        chosen = (message_of(image).SerializeToString() for image in images)
-        return encoded.join(api.ListImagesResponse.IMAGES_FIELD_NUMBER, chosen)
+    def list(self, request: api.ListImagesRequest) -> api.ListImagesResponse:
+        """One element per id, however many names it has."""
+        name = request.filter.image.image
+        found = self._images.list() if not name else [image for image in [self._images.find(name)] if image]
+        return api.ListImagesResponse(images=[message_of(image) for image in found])
 
     def status(self, request: api.ImageStatusRequest) -> api.ImageStatusResponse:
         """One image; an image that is not here is an answer without one, not an error."""

@@ -17,7 +17,9 @@ STATES = {SandboxState.READY: api.SANDBOX_READY, SandboxState.NOT_READY: api.SAN
 class Sandboxes:
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._listed: encoded.Cache[Sandbox, api.PodSandbox] = encoded.Cache(listed)
+        self._listed: encoded.Cache[Sandbox, api.PodSandbox] = encoded.Cache(
+            api.ListPodSandboxResponse.ITEMS_FIELD_NUMBER, listed
+        )
 
     def key(self, request: api.RunPodSandboxRequest) -> tuple[object, ...]:
         """What two calls for the same sandbox have in common: a kubelet that lost its patience asks again."""
@@ -53,8 +55,8 @@ class Sandboxes:
     def list(self, request: api.ListPodSandboxRequest) -> bytes:
         """ListPodSandboxResponse, encoded."""
         entries = self._listed.entries((sandbox.id, sandbox) for sandbox in self._node.sandboxes())
-        chosen = (entry.encoded for entry in entries if filters.accepts_sandbox(request.filter, entry.message))
-        return encoded.join(api.ListPodSandboxResponse.ITEMS_FIELD_NUMBER, chosen)
+        accepts = filters.sandbox_filter(request.filter)
+        return b"".join(entry.encoded for entry in entries if accepts(entry.message))
 
     def _find_or_none(self, prefix: str) -> Sandbox | None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -16,13 +16,17 @@ RUNTIME_NAME = "kernelet"
 RUNTIME_VERSION = importlib.metadata.version("kernelet")
 RUNTIME_API_VERSION = "v1"
 
+#: What a kubelet sets limits with.
+WANTED_CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "hugetlb")
+
 log = logging.getLogger(__name__)
 
 
 class Status:
-    def __init__(self, config: Mapping[str, object]) -> None:
-        """*config* is what ``crictl info`` shows as the runtime's configuration."""
+    def __init__(self, config: Mapping[str, object], controllers: Collection[str]) -> None:
+        """*config* is what ``crictl info`` shows as the configuration, *controllers* are the node's cgroup controllers."""
         self._config = msgspec.json.encode(dict(config)).decode()
+        self._missing = [name for name in WANTED_CONTROLLERS if name not in controllers]
 
     def version(self, _request: api.VersionRequest) -> api.VersionResponse:
         return api.VersionResponse(
@@ -33,15 +37,17 @@ class Status:
         )
 
     def status(self, request: api.StatusRequest) -> api.StatusResponse:
-        """Both conditions, and what the one handler (which has no name) can do.
+        """The conditions, and what the one handler (which has no name) can do.
 
-        A daemon that answers has what it needs: it does not start otherwise, and the network is its own.
+        A daemon that answers is ready: it does not start without what it needs, and the network is its
+        own.  Where a cgroup controller is missing, containers run and limits on it are refused.
         """
         response = api.StatusResponse(
             status=api.RuntimeStatus(
                 conditions=[
                     api.RuntimeCondition(type="RuntimeReady", status=True),
                     api.RuntimeCondition(type="NetworkReady", status=True),
+                    self._controllers_ready(),
                 ]
             ),
             runtime_handlers=[
@@ -55,6 +61,16 @@ class Status:
         if request.verbose:
             response.info["config"] = self._config
         return response
+
+    def _controllers_ready(self) -> api.RuntimeCondition:
+        if not self._missing:
+            return api.RuntimeCondition(type="ControllersReady", status=True)
+        return api.RuntimeCondition(
+            type="ControllersReady",
+            status=False,
+            reason="ControllersMissing",
+            message=f"the node's cgroup v2 tree lacks {', '.join(self._missing)}: limits on them are refused",
+        )
 
     def runtime_config(self, _request: api.RuntimeConfigRequest) -> api.RuntimeConfigResponse:
         """The cgroup driver: said, because a message without it reads SYSTEMD."""

@@ -162,6 +162,9 @@ class FakeNode:
     def reopen_log(self, container_id: str) -> None:
         self._did("reopen_log", container_id)
 
+    def controllers(self) -> frozenset[str]:
+        return frozenset({"cpu", "cpuset", "memory", "pids"})
+
     def change(self, container_id: str, **fields: object) -> None:
         """Replace the record, as the runtime does."""
         self._containers[container_id] = msgspec.structs.replace(self._containers[container_id], **fields)

@@ -10,15 +10,16 @@ from cri.api import api_pb2 as api
 
 
 @given(st.lists(st.text(max_size=300)))
-def test_joined_items_are_the_message(names: list[str]) -> None:
+def test_elements_one_after_the_other_are_the_list(names: list[str]) -> None:
     items = [api.PodSandbox(id=name) for name in names]
-    joined = encoded.join(api.ListPodSandboxResponse.ITEMS_FIELD_NUMBER, (item.SerializeToString() for item in items))
-    assert api.ListPodSandboxResponse.FromString(joined) == api.ListPodSandboxResponse(items=items)
+    joined = b"".join(encoded.element(api.ListPodSandboxResponse.ITEMS_FIELD_NUMBER, item) for item in items)
+    assert joined == api.ListPodSandboxResponse(items=items).SerializeToString()
 
 
-def test_a_large_field_number() -> None:
-    joined = encoded.join(20, [b"abc"])
-    assert api.ImageSpec.FromString(joined).image_ref == "abc"
+def test_a_field_number_of_two_bytes() -> None:
+    # 20 << 3 | 2 does not fit seven bits
+    joined = encoded.element(20, api.PodSandbox(id="abc"))
+    assert api.ImageSpec.FromString(joined).image_ref == "\n\x03abc"
 
 
 def test_only_a_new_record_is_encoded_anew() -> None:
@@ -28,7 +29,7 @@ def test_only_a_new_record_is_encoded_anew() -> None:
         made.append(record[0])
         return api.PodSandbox(id=record[0])
 
-    cache: encoded.Cache[tuple[str], api.PodSandbox] = encoded.Cache(make)
+    cache: encoded.Cache[tuple[str], api.PodSandbox] = encoded.Cache(1, make)
     one, two, other = ("one",), ("two",), ("other",)
     assert [entry.message.id for entry in cache.entries([("1", one), ("2", two)])] == ["one", "two"]
     assert [entry.message.id for entry in cache.entries([("1", one), ("2", other)])] == ["one", "other"]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from cri.api import api_pb2 as api
+from cri.status import WANTED_CONTROLLERS, Status
 from tests.cri.conftest import Daemon
 
 
@@ -22,7 +23,10 @@ def test_status(daemon: Daemon) -> None:
     assert {condition.type: condition.status for condition in answer.status.conditions} == {
         "RuntimeReady": True,
         "NetworkReady": True,
+        "ControllersReady": False,
     }
+    missing = answer.status.conditions[2]
+    assert missing.message == "the node's cgroup v2 tree lacks hugetlb: limits on them are refused"
     assert [handler.name for handler in answer.runtime_handlers] == [""]
     assert answer.runtime_handlers[0].features.recursive_read_only_mounts
     assert not answer.runtime_handlers[0].features.user_namespaces
@@ -40,3 +44,8 @@ def test_the_cgroup_driver_is_said(daemon: Daemon) -> None:
 def test_the_nodes_pod_cidr_is_taken_note_of(daemon: Daemon) -> None:
     config = api.RuntimeConfig(network_config=api.NetworkConfig(pod_cidr="10.1.0.0/24"))
     daemon.client.call(api.UpdateRuntimeConfigRequest(runtime_config=config), api.UpdateRuntimeConfigResponse)
+
+
+def test_a_node_with_all_controllers_is_ready() -> None:
+    answer = Status({}, WANTED_CONTROLLERS).status(api.StatusRequest())
+    assert all(condition.status for condition in answer.status.conditions)
