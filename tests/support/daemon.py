@@ -1,0 +1,80 @@
+"""A real daemon, ``kernelet serve``, in the run's own namespaces: start it, kill it, start it again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from runtime.paths import Paths
+from tests.support import wait
+from tests.support.client import Client
+from tests.support.isolation import Run
+
+
+class Daemon:
+    """One daemon's place; the process in it may change."""
+
+    def __init__(self, paths: Paths, run: Run, *, registry: str | None = None) -> None:
+        self.paths = paths
+        self.log = paths.run_dir.parent / "daemon.log"
+        self._config = paths.run_dir.parent / "kernelet.toml"
+        mirrors = "".join(f'"{host}" = "http://{registry}"\n' for host in ("docker.io", "registry.k8s.io")) if registry else ""
+        self._config.write_text(
+            f'root_dir = "{paths.root_dir}"\nrun_dir = "{paths.run_dir}"\n'
+            f'[network]\nbridge = "{run.bridge}"\nsubnet = "{run.subnet}"\n[registry.mirrors]\n{mirrors}'
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = [sys.executable, "-m", "cri", "serve", "--config", str(self._config)]
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        wait.until(self._answers, 20, f"the daemon to answer; it says: {self.log.read_text()[-2000:]}")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the daemon ended: {self.log.read_text()[-3000:]}"
+        return self.paths.socket.exists()
+
+    def client(self) -> Client:
+        return Client(self.paths.socket)
+
+    def stop(self) -> int:
+        """Ask it to stop, and wait; its exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(30)
+        self._process = None
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(30)
+        self._process = None
+
+    def monitor_pid(self) -> int:
+        """The pid of the monitor of this run directory."""
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                if b"runtime.monitor" in words and os.fsencode(self.paths.run_dir) in words:
+                    return int(name)
+        raise AssertionError("there is no monitor")
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
