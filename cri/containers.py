@@ -17,6 +17,7 @@ from runtime.container.devices import find_devices
 from runtime.container.state import Container, ContainerState
 from runtime.errors import ContainerNotFound, ImageNotFound, InvalidArgument
 from runtime.sandbox.state import Sandbox
+from runtime.spec import schema
 
 STATES = {
     ContainerState.CREATED: api.CONTAINER_CREATED,
@@ -165,14 +166,15 @@ def status(container: Container) -> api.ContainerStatus:
 
 
 def user_of(container: Container) -> api.ContainerUser:
-    """Who the process is; the primary group is one of the supplemental ones, as CRI wants it."""
-    process = container.config.spec.process
-    if process is None:
+    """Who the process is, where the record says what the runtime found in the image; else nothing.
+
+    The primary group is one of the supplemental ones, as CRI wants it.
+    """
+    user: schema.User | None = getattr(container, "user", None)
+    if user is None:
         return api.ContainerUser()
-    groups = dict.fromkeys((process.user.gid, *process.user.additional_gids))
-    return api.ContainerUser(
-        linux=api.LinuxContainerUser(uid=process.user.uid, gid=process.user.gid, supplemental_groups=list(groups))
-    )
+    groups = dict.fromkeys((user.gid, *user.additional_gids))
+    return api.ContainerUser(linux=api.LinuxContainerUser(uid=user.uid, gid=user.gid, supplemental_groups=list(groups)))
 
 
 def verbose(container: Container) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import grpc
 
 from cri.api import api_pb2 as api
 from cri.client import container_status
+from cri.containers import user_of
 from runtime.spec import schema
 from tests.cri.conftest import Daemon
 from tests.cri.fake import NAME, image
@@ -72,13 +74,11 @@ def test_an_untagged_name_is_an_image_too(daemon: Daemon) -> None:
     assert (answer.image.image, answer.image_id) == ("web", image().id)
 
 
-def test_the_user_is_told_with_its_primary_group(daemon: Daemon) -> None:
-    container_id = daemon.container(daemon.pod())
-    config = daemon.node.find_container(container_id).config
-    assert config.spec.process is not None
-    config.spec.process.user = schema.User(uid=1000, gid=7, additional_gids=[8, 7])
-    user = container_status(daemon.client, container_id).user.linux
-    assert (user.uid, user.gid, sorted(user.supplemental_groups)) == (1000, 7, [7, 8])
+def test_the_user_is_told_with_its_primary_group_once_it_is_known() -> None:
+    known = SimpleNamespace(user=schema.User(uid=1000, gid=7, additional_gids=[8, 7]))
+    user = user_of(known).linux
+    assert (user.uid, user.gid, list(user.supplemental_groups)) == (1000, 7, [7, 8])
+    assert not user_of(SimpleNamespace()).HasField("linux")
 
 
 def test_verbose_status_has_pid_and_spec_whatever_the_environment(daemon: Daemon) -> None:
