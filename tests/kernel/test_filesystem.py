@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kernel import mount
+from kernel.fd import Fd, open_path
+from kernel.filesystem import remove_tree, sync
+from tests.support.requires import requires
+
+pytestmark = requires("root")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Fd]:
+    with open_path(tmp_path, os.O_RDONLY | os.O_DIRECTORY) as opened:
+        yield opened
+
+
+def test_a_tree_goes_with_all_that_is_in_it(tmp_path: Path, home: Fd) -> None:
+    (tmp_path / "t/a/b").mkdir(parents=True)
+    (tmp_path / "t/a/f").write_text("x")
+    (tmp_path / "outside").write_text("kept")
+    (tmp_path / "t/link").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "t/a/b/pipe")
+    assert remove_tree(home, "t") == 6
+    assert os.listdir(tmp_path) == ["outside"]
+    assert remove_tree(home, "t") == 0
+
+
+def test_a_file_is_a_tree_of_one(tmp_path: Path, home: Fd) -> None:
+    (tmp_path / "f").symlink_to("/")
+    assert remove_tree(home, b"f") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_deeper_than_descriptors_and_paths_reach(tmp_path: Path, home: Fd) -> None:
+    here = Fd(os.open(tmp_path, os.O_RDONLY))
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here.fileno())
+        os.mkdir(".moved-1", dir_fd=here.fileno())
+        deeper = Fd(os.open("d", os.O_RDONLY, dir_fd=here.fileno()))
+        here.close()
+        here = deeper
+    here.close()
+    assert remove_tree(home, "d") == 2 * 3000 - 1
+    assert os.listdir(tmp_path) == [".moved-1"]
+
+
+def test_what_is_mounted_inside_is_not_ours(tmp_path: Path, home: Fd) -> None:
+    (tmp_path / "t/mounted").mkdir(parents=True)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/f").write_text("kept")
+    mount.bind(tmp_path / "precious", tmp_path / "t/mounted")  # of the same file system: st_dev would not tell
+    try:
+        with pytest.raises(OSError, match="mounted") as caught:
+            remove_tree(home, "t")
+        assert caught.value.errno == errno.EXDEV
+    finally:
+        mount.unmount(tmp_path / "t/mounted")
+    assert (tmp_path / "precious/f").read_text() == "kept"
+    assert remove_tree(home, "t") == 2
+
+
+def test_sync_reaches_the_file_system(home: Fd) -> None:
+    sync(home)
+    with pytest.raises(ValueError, match="closed"):
+        sync(Fd(-1))
