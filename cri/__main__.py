@@ -19,6 +19,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("cri.command.serve", "answer a kubelet (run the daemon)"),
+    "demo": Command("cri.command.demo", "show it: a pod with a container on this machine, and how it was made"),
     "pods": Command("cri.command.show", "list pods"),
     "ps": Command("cri.command.show", "list containers"),
     "logs": Command("cri.command.logs", "print what a container wrote"),
