@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cri.api import api_pb2 as api
 from cri.client import Client, container_status
-from runtime.image.store import ImageStore
-from runtime.journal import Journal
 from runtime.paths import Paths
-from runtime.store import Store
-from tests.support import image, isolation, wait
+from tests.cri.serving import configure, serving
+from tests.support import isolation, wait
 from tests.support.requires import TREE, requires
 
 
 @pytest.fixture
 def config(paths: Paths, run: isolation.Run) -> Path:
-    """A configuration file for a node of this test's own, on which busybox is already."""
-    file = paths.run_dir.parent / "kernelet.toml"
-    file.write_text(
-        f'root_dir = "{paths.root_dir}"\nrun_dir = "{paths.run_dir}"\n'
-        f'[network]\nbridge = "{run.bridge}"\nsubnet = "{run.subnet}"\n'
-    )
-    store = Store(paths.database)
-    image.store_busybox(ImageStore(paths, store, Journal(store)))
-    store.close()
-    return file
-
-
-@contextmanager
-def daemon(config: Path, paths: Paths) -> Iterator[subprocess.Popen[str]]:
-    """kernelet serve, answering; stopped by SIGTERM at the end, unless the test has ended it."""
-    log = paths.run_dir.parent / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cri", "serve", "--config", str(config)], cwd=TREE, stderr=output, text=True
-        )
-    try:
-        wait.until(lambda: process.poll() is not None or "listening" in log.read_text(), 20, "the daemon to listen")
-        assert process.poll() is None, log.read_text()
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0, log.read_text()
+    return configure(paths, run)
 
 
 def serve_again(config: Path) -> subprocess.CompletedProcess[str]:
@@ -61,7 +29,7 @@ def serve_again(config: Path) -> subprocess.CompletedProcess[str]:
 @requires("root", "cgroup2")
 def test_a_pods_life(config: Path, paths: Paths) -> None:
     logs = paths.run_dir.parent / "logs"
-    with daemon(config, paths), Client(paths.socket) as client:
+    with serving(config, paths), Client(paths.socket) as client:
         pod = api.PodSandboxConfig(
             metadata=api.PodSandboxMetadata(name="web", namespace="default", uid="u1"), hostname="web", log_directory=str(logs)
         )
@@ -99,7 +67,7 @@ def test_a_pods_life(config: Path, paths: Paths) -> None:
 
 @requires("root", "cgroup2")
 def test_a_second_daemon_is_refused(config: Path, paths: Paths) -> None:
-    with daemon(config, paths) as first:
+    with serving(config, paths) as first:
         second = serve_again(config)
         assert second.returncode == 1
         assert f"held by process {first.pid}" in second.stderr
@@ -116,9 +84,9 @@ def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
 
 @requires("root", "cgroup2")
 def test_a_daemon_that_was_killed_is_followed_by_another(config: Path, paths: Paths) -> None:
-    with daemon(config, paths) as first:
+    with serving(config, paths) as first:
         first.kill()
         first.wait()
         assert paths.socket.exists()
-    with daemon(config, paths), Client(paths.socket) as client:
+    with serving(config, paths), Client(paths.socket) as client:
         assert len(client.call(api.ListImagesRequest(), api.ListImagesResponse).images) == 1
