@@ -1,10 +1,7 @@
-"""kernelet serve as a process, on a node of the test's own."""
+"""A real daemon, on a node of the test's own that has busybox already."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,36 +10,32 @@ from runtime.image.store import ImageStore
 from runtime.journal import Journal
 from runtime.paths import Paths
 from runtime.store import Store
-from tests.support import image, isolation, wait
-from tests.support.requires import TREE
+from tests.support import image
+from tests.support.daemon import Daemon
+from tests.support.isolation import Run
 
 
-def configure(paths: Paths, run: isolation.Run) -> Path:
-    """Write a configuration file for *paths*; busybox is on that node already."""
-    file = paths.run_dir.parent / "kernelet.toml"
-    file.write_text(
-        f'root_dir = "{paths.root_dir}"\nrun_dir = "{paths.run_dir}"\n'
-        f'[network]\nbridge = "{run.bridge}"\nsubnet = "{run.subnet}"\n'
-    )
+def store_busybox(paths: Paths) -> None:
+    """Put busybox where a daemon that is started later finds it."""
     store = Store(paths.database)
     image.store_busybox(ImageStore(paths, store, Journal(store)))
     store.close()
-    return file
 
 
 @contextmanager
-def serving(config: Path, paths: Paths) -> Iterator[subprocess.Popen[str]]:
-    """kernelet serve, answering; stopped by SIGTERM at the end, unless the test has ended it."""
-    log = paths.run_dir.parent / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cri", "serve", "--config", str(config)], cwd=TREE, stderr=output, text=True
-        )
+def serving(paths: Paths, run: Run) -> Iterator[Daemon]:
+    """A daemon that answers; stopped in order at the end, unless the test has ended it."""
+    daemon = Daemon(paths, run)
+    daemon.start()
     try:
-        wait.until(lambda: process.poll() is not None or "listening" in log.read_text(), 20, "the daemon to listen")
-        assert process.poll() is None, log.read_text()
-        yield process
+        with daemon.client() as client:
+            client.wait_until_ready()
+        yield daemon
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0, log.read_text()
+        if daemon.is_running:
+            assert daemon.stop() == 0, daemon.log.read_text()
+
+
+def config_of(paths: Paths) -> Path:
+    """The configuration file with which a daemon of *paths* was started."""
+    return paths.run_dir.parent / "kernelet.toml"

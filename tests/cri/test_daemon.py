@@ -6,19 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from cri.api import api_pb2 as api
 from cri.client import Client, container_status
 from runtime.paths import Paths
-from tests.cri.serving import configure, serving
+from tests.cri.serving import config_of, serving, store_busybox
 from tests.support import isolation, wait
 from tests.support.requires import TREE, requires
-
-
-@pytest.fixture
-def config(paths: Paths, run: isolation.Run) -> Path:
-    return configure(paths, run)
 
 
 def serve_again(config: Path) -> subprocess.CompletedProcess[str]:
@@ -27,9 +20,10 @@ def serve_again(config: Path) -> subprocess.CompletedProcess[str]:
 
 
 @requires("root", "cgroup2")
-def test_a_pods_life(config: Path, paths: Paths) -> None:
+def test_a_pods_life(paths: Paths, run: isolation.Run) -> None:
+    store_busybox(paths)
     logs = paths.run_dir.parent / "logs"
-    with serving(config, paths), Client(paths.socket) as client:
+    with serving(paths, run), Client(paths.socket) as client:
         pod = api.PodSandboxConfig(
             metadata=api.PodSandboxMetadata(name="web", namespace="default", uid="u1"), hostname="web", log_directory=str(logs)
         )
@@ -66,9 +60,9 @@ def test_a_pods_life(config: Path, paths: Paths) -> None:
 
 
 @requires("root", "cgroup2")
-def test_a_second_daemon_is_refused(config: Path, paths: Paths) -> None:
-    with serving(config, paths) as first:
-        second = serve_again(config)
+def test_a_second_daemon_is_refused(paths: Paths, run: isolation.Run) -> None:
+    with serving(paths, run) as first:
+        second = serve_again(config_of(paths))
         assert second.returncode == 1
         assert f"held by process {first.pid}" in second.stderr
         with Client(paths.socket) as client:
@@ -83,10 +77,10 @@ def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
 
 
 @requires("root", "cgroup2")
-def test_a_daemon_that_was_killed_is_followed_by_another(config: Path, paths: Paths) -> None:
-    with serving(config, paths) as first:
+def test_a_daemon_that_was_killed_is_followed_by_another(paths: Paths, run: isolation.Run) -> None:
+    store_busybox(paths)
+    with serving(paths, run) as first:
         first.kill()
-        first.wait()
         assert paths.socket.exists()
-    with serving(config, paths), Client(paths.socket) as client:
+    with serving(paths, run), Client(paths.socket) as client:
         assert len(client.call(api.ListImagesRequest(), api.ListImagesResponse).images) == 1

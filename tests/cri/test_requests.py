@@ -16,7 +16,7 @@ import pytest
 from cri.api import api_pb2 as api
 from cri.client import Client, container_status
 from runtime.paths import Paths
-from tests.cri.serving import configure, serving
+from tests.cri.serving import serving, store_busybox
 from tests.support import isolation, wait
 from tests.support.requires import requires
 
@@ -78,8 +78,9 @@ class Machine:
 
 @pytest.fixture
 def machine(paths: Paths, run: isolation.Run) -> Iterator[Machine]:
+    store_busybox(paths)
     with ExitStack() as stack:
-        stack.enter_context(serving(configure(paths, run), paths))
+        stack.enter_context(serving(paths, run))
         client = stack.enter_context(Client(paths.socket))
         yield Machine(client, paths.run_dir.parent / "logs")
         for pod in client.call(api.ListPodSandboxRequest(), api.ListPodSandboxResponse).items:
