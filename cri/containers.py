@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -98,13 +99,19 @@ class Containers:
 
 def host(sandbox: Sandbox) -> Host:
     """What only this node can tell about a container in *sandbox*."""
-    known = tuple(capability.CAPABILITIES)[: capability.last_capability() + 1]
     return Host(
         hostname=sandbox.hostname or socket.gethostname(),
-        capabilities=known,
+        capabilities=_grantable(),
         find_devices=find_devices,
         read_file=lambda path: Path(path).read_bytes(),
     )
+
+
+@cache
+def _grantable() -> tuple[str, ...]:
+    """The capabilities of this daemon: nobody can give what he does not have, and a container may be one."""
+    sets = capability.sets_of("self")
+    return capability.names_of(sets.permitted & sets.bounding)
 
 
 def request_of(container: Container) -> api.ContainerConfig:

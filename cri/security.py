@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from cri.api import api_pb2 as api
-from runtime.errors import InvalidArgument
+from kernel.capability import CAPABILITIES
+from runtime.errors import InvalidArgument, Unsupported
 from runtime.spec import defaults, schema
 from runtime.spec.load import MAX_ID
 
@@ -58,23 +59,26 @@ def user(context: api.LinuxContainerSecurityContext, image_user: str) -> User:
     return User(uid, "" if uid is not None else name, image_gid, "" if image_gid is not None else group, groups, strict)
 
 
-def capabilities(context: api.LinuxContainerSecurityContext, known: Sequence[str]) -> schema.Capabilities:
-    """The five sets; *known* are this kernel's capabilities by number, which is what ALL stands for.
+def capabilities(context: api.LinuxContainerSecurityContext, grantable: Sequence[str]) -> schema.Capabilities:
+    """The five sets; *grantable* are the capabilities that the daemon has to give, which is what ALL stands for.
 
     ALL is applied first, then single names, drops last: ``add ALL, drop CHOWN`` is all but CHOWN.
     Added capabilities are not inheritable (CVE-2022-24769); ambient ones have to be.
+    Raises InvalidArgument for a name nobody knows, Unsupported for one that cannot be given.
     """
     if context.privileged:
-        return _sets(set(known), set(), known)
-    add = _names(context.capabilities.add_capabilities, known)
-    drop = _names(context.capabilities.drop_capabilities, known)
-    ambient = _names(context.capabilities.add_ambient_capabilities, known)
-    granted = set(known) if "ALL" in add else set(defaults.CAPABILITIES)
+        return _sets(set(grantable), set())
+    add = _names(context.capabilities.add_capabilities)
+    drop = _names(context.capabilities.drop_capabilities)
+    ambient = _names(context.capabilities.add_ambient_capabilities)
+    granted = set(grantable) if "ALL" in add else set(defaults.CAPABILITIES)
     if "ALL" in drop:
         granted = set()
-    raised = set(known) if "ALL" in ambient else set(ambient)
-    granted |= (set(add) | raised) - {"ALL"}
-    return _sets(granted - set(drop), raised - set(drop), known)
+    raised = set(grantable) if "ALL" in ambient else set(ambient)
+    added = (set(add) | raised) - {"ALL"} - set(drop)
+    if missing := sorted(added - set(grantable)):
+        raise Unsupported(f"capabilities: {missing[0]}: the daemon does not have it and cannot give it")
+    return _sets((granted | added) - set(drop), raised - set(drop))
 
 
 def seccomp(
@@ -173,24 +177,20 @@ def _load_profile(path: str, read: Callable[[str], bytes]) -> schema.Seccomp:
         raise InvalidArgument(f"seccomp: profile {path}: {error}") from None
 
 
-def _names(wishes: Sequence[str], known: Sequence[str]) -> list[str]:
+def _names(wishes: Sequence[str]) -> list[str]:
     """Capability names in the kernel's spelling; ALL stays ALL."""
     names = []
     for wish in wishes:
-        name = wish.upper()
-        if name not in ("ALL", "CAP_ALL"):
-            name = name if name.startswith("CAP_") else f"CAP_{name}"
-            if name not in known:
-                raise InvalidArgument(f"capabilities: this kernel knows no {wish!r}")
-            names.append(name)
-        else:
-            names.append("ALL")
+        name = wish.upper().removeprefix("CAP_")
+        if name != "ALL" and f"CAP_{name}" not in CAPABILITIES:
+            raise InvalidArgument(f"capabilities: there is no {wish!r}")
+        names.append(name if name == "ALL" else f"CAP_{name}")
     return names
 
 
-def _sets(granted: set[str], ambient: set[str], known: Sequence[str]) -> schema.Capabilities:
-    ordered = [name for name in known if name in granted]
-    raised = [name for name in known if name in ambient]
+def _sets(granted: set[str], ambient: set[str]) -> schema.Capabilities:
+    ordered = [name for name in CAPABILITIES if name in granted]
+    raised = [name for name in CAPABILITIES if name in ambient]
     return schema.Capabilities(
         bounding=ordered, effective=list(ordered), permitted=list(ordered), inheritable=raised, ambient=list(raised)
     )

@@ -28,7 +28,7 @@ class Host:
     """What a spec depends on and only the node knows."""
 
     hostname: str
-    #: This kernel's capabilities, by number.
+    #: The capabilities that the daemon has to give.
     capabilities: Sequence[str]
     #: The devices at or below a path of the host.
     find_devices: Callable[[str], list[schema.Device]]

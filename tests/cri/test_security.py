@@ -8,7 +8,7 @@ import pytest
 
 from cri import security
 from cri.api import api_pb2 as api
-from runtime.errors import InvalidArgument
+from runtime.errors import InvalidArgument, Unsupported
 from runtime.spec import defaults, schema
 from tests.cri.wishes import KNOWN, no_file
 
@@ -58,8 +58,23 @@ def test_a_privileged_container_has_every_capability() -> None:
 
 def test_an_unknown_capability_is_refused_also_when_dropped() -> None:
     for field in ("add_capabilities", "drop_capabilities", "add_ambient_capabilities"):
-        with pytest.raises(InvalidArgument, match="NET_RAWW"):
+        with pytest.raises(InvalidArgument, match="there is no 'NET_RAWW'"):
             granted(**{field: ["NET_RAWW"]})
+
+
+def test_what_the_daemon_does_not_have_it_cannot_give() -> None:
+    few = [*defaults.CAPABILITIES, "CAP_SYS_ADMIN"]
+
+    def sets(**fields: Any) -> schema.Capabilities:
+        return security.capabilities(context(capabilities=api.Capability(**fields)), few)
+
+    assert set(sets(add_capabilities=["ALL"]).bounding) == set(few)
+    assert set(security.capabilities(context(privileged=True), few).bounding) == set(few)
+    # to drop what nobody has is no mistake
+    assert sets(drop_capabilities=["SYS_TIME"]).bounding == list(defaults.CAPABILITIES)
+    for field in ("add_capabilities", "add_ambient_capabilities"):
+        with pytest.raises(Unsupported, match="CAP_SYS_TIME: the daemon does not have it"):
+            sets(**{field: ["SYS_TIME"]})
 
 
 PROFILE = api.SecurityProfile
