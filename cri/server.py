@@ -7,6 +7,7 @@ version has nothing to check.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ from google.protobuf.message_factory import GetMessageClass
 from cri.api import api_pb2 as api
 from cri.dispatch import Handler
 from cri.interceptor import guard
+from runtime.errors import InvalidArgument, WrongState
 
 #: What a kubelet sends and reads at most.
 MESSAGE_LIMIT_BYTES = 16 << 20
+
+#: sun_path of a socket's address, without the closing NUL.
+PATH_LIMIT_BYTES = 107
 
 RUNTIME = api.DESCRIPTOR.services_by_name["RuntimeService"]
 IMAGE = api.DESCRIPTOR.services_by_name["ImageService"]
@@ -46,10 +51,12 @@ class Server:
         self._server.add_generic_rpc_handlers(generic_handlers(services))
 
     async def start(self) -> None:
-        """Listen; root and its group may connect.  Raises RuntimeError when the socket cannot be bound.
+        """Listen; root and its group may connect.  Raises InvalidArgument or WrongState when that cannot be.
 
-        A socket that a killed daemon left behind is replaced by gRPC itself.
+        A socket that a killed daemon left behind is replaced by gRPC itself, and so would be one that
+        is listened on: hence the look before.
         """
+        check_path(self._path)
         self._server.add_insecure_port(f"unix:{self._path}")
         os.chmod(self._path, 0o660)
         await self._server.start()
@@ -57,6 +64,22 @@ class Server:
     async def stop(self, grace_seconds: float) -> None:
         """Take no more calls, wait for those under way, cancel them when *grace_seconds* are over."""
         await self._server.stop(grace_seconds)
+
+
+def check_path(path: Path) -> None:
+    """Raises InvalidArgument for a path that no socket can have, WrongState when somebody answers on it."""
+    if len(os.fsencode(path)) > PATH_LIMIT_BYTES:
+        raise InvalidArgument(f"socket {path}: the path has more than {PATH_LIMIT_BYTES} bytes")
+    if not path.parent.is_dir():
+        raise InvalidArgument(f"socket {path}: its directory is not there")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+        except OSError as error:
+            raise InvalidArgument(f"socket {path}: {(error.strerror or str(error)).lower()}") from None
+    raise WrongState(f"socket {path}: somebody answers on it already")
 
 
 def generic_handlers(

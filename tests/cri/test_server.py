@@ -8,6 +8,7 @@ import socket
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -17,8 +18,8 @@ from cri.api import api_pb2 as api
 from cri.client import Client
 from cri.dispatch import Handler
 from cri.interceptor import line, subject
-from cri.server import IMAGE, RUNTIME, Server, generic_handlers
-from runtime.errors import StartFailed
+from cri.server import IMAGE, RUNTIME, Server, check_path, generic_handlers
+from runtime.errors import InvalidArgument, StartFailed, WrongState
 from tests.cri.conftest import Daemon
 from tests.support.wait import until
 
@@ -139,6 +140,18 @@ def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path_factory: pytest
 
     asyncio.run(main())
     assert not path.exists()
+
+
+def test_a_path_that_no_server_can_have(daemon: Daemon) -> None:
+    for path, message in (
+        (Path("/tmp") / ("x" * 120), "more than 107 bytes"),
+        (Path("/nonexistent/socket"), "its directory is not there"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            check_path(path)
+    with pytest.raises(WrongState, match="somebody answers on it already"):
+        check_path(daemon.socket)
+    check_path(daemon.socket.with_name("free"))
 
 
 def test_calls_under_way_are_finished_when_the_server_stops(daemon: Daemon) -> None:
