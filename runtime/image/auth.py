@@ -145,7 +145,7 @@ def _fetch_token(wire: Wire, parameters: dict[str, str], scope: str, credentials
         headers = {} if credentials is None or credentials.basic is None else {"Authorization": credentials.basic}
         glue = "&" if urlsplit(realm).query else "?"
         response = wire.request("GET", f"{realm}{glue}{urlencode(query)}", headers)
-        status, body = response.status, wire.read(response, TOKEN_LIMIT)
+        status, body = response.status, wire.read(response, TOKEN_LIMIT, realm)
     if status != 200:
         who = "without credentials" if not secret else "with the credentials given"
         raise RegistryRefused(f"the token server {urlsplit(realm).netloc} refused {who} (HTTP {status})")
@@ -160,7 +160,7 @@ def _post(wire: Wire, realm: str, scope: str, service: str, credentials: Credent
     else:
         form |= {"grant_type": "password", "username": credentials.username, "password": credentials.password}
     response = wire.request("POST", realm, {}, fields=urlencode(form))
-    return response.status, wire.read(response, TOKEN_LIMIT)
+    return response.status, wire.read(response, TOKEN_LIMIT, realm)
 
 
 def _parse_token(body: bytes) -> tuple[str, float]:

@@ -134,7 +134,7 @@ class Repository:
         """The index or manifest of a tag or digest; raises RegistryRefused, DigestMismatch or ImagePullFailed."""
         response = self.send("GET", f"{self.root}/manifests/{target}{self._query}", {"Accept": ACCEPT})
         self.require(response, (200,), f"manifest {target}")
-        content = self._wire.read(response, MANIFEST_LIMIT)
+        content = self._wire.read(response, MANIFEST_LIMIT, self.root)
         if len(content) > MANIFEST_LIMIT:
             raise ImagePullFailed(f"manifest {target}: more than {MANIFEST_LIMIT} bytes")
         digest = digest_of(content)
@@ -173,14 +173,10 @@ class Repository:
         for attempt in range(retry.ATTEMPTS):
             response = self._follow(method, url, headers, body, authorization)
             if response.status == 401:
-                self._wire.finish(response)
-                challenges = parse_challenges(", ".join(response.headers.getlist("WWW-Authenticate")))
-                try:
-                    answered = self._tokens.answer(self._wire, challenges, self._access, stale=authorization)
-                except RegistryRefused as error:
-                    raise RegistryRefused(f"{self._access.base}: {error}") from error
+                answered = self._authorize(response, authorization)
                 if answered == authorization:
-                    return response
+                    return response  # nothing better to show
+                self._wire.finish(response)
                 authorization = answered
                 continue
             seconds = retry.pause(response.status, response.headers.get("Retry-After"), attempt)
@@ -190,11 +186,23 @@ class Repository:
             self._wire.cancellation.wait(seconds)
         return response
 
+    def _authorize(self, response: urllib3.BaseHTTPResponse, stale: str | None) -> str:
+        """The header that answers the challenges of *response*; raises RegistryRefused, the response given back."""
+        challenges = parse_challenges(", ".join(response.headers.getlist("WWW-Authenticate")))
+        try:
+            return self._tokens.answer(self._wire, challenges, self._access, stale=stale)
+        except RegistryRefused as error:
+            self._wire.finish(response)
+            raise RegistryRefused(f"{self._access.base}: {error}") from error
+        except BaseException:
+            self._wire.finish(response)
+            raise
+
     def require(self, response: urllib3.BaseHTTPResponse, expected: tuple[int, ...], what: str) -> None:
         """Raise what a status other than the *expected* means: RegistryRefused, or RegistryUnavailable."""
         if response.status in expected:
             return
-        said = _message(self._wire.read(response, 65536))
+        said = _message(self._wire.read(response, 65536, self.root))
         text = f"{self._access.base}: {what}: {_meaning(response.status, self._access)}{said} (HTTP {response.status})"
         if response.status >= 500 or response.status in (408, 429):
             raise RegistryUnavailable(f"RegistryUnavailable: {text}")

@@ -75,8 +75,8 @@ class Wire:
         if parts.scheme != "https" and not plain:
             raise RegistryRefused(f"the {what} {url[:200]!r} is not reached over TLS; plain HTTP must be configured for its host")
 
-    def read(self, response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
-        """A whole body of at most *limit* bytes; one byte more shows that it was longer."""
+    def read(self, response: urllib3.BaseHTTPResponse, limit: int, url: str) -> bytes:
+        """A whole body, from *url*, of at most *limit* bytes; one byte more shows that it was longer."""
         content = bytearray()
         try:
             while len(content) <= limit and (piece := response.read1(min(65536, limit + 1 - len(content)), decode_content=False)):
@@ -84,7 +84,7 @@ class Wire:
             return bytes(content)
         except (HTTPError, OSError, ValueError) as error:
             self.cancellation.check()
-            raise unavailable(response.geturl() or "", error) from error
+            raise unavailable(url, error) from error
         finally:
             self.finish(response)
 

@@ -65,7 +65,6 @@ def busybox_layer(compression: Compression = "gzip") -> LayerWriter:
     return layer
 
 
-@cache
 def busybox_package(marker: str = "", *, docker: bool = False, compression: Compression = "gzip") -> Package:
     """busybox as an image; *marker* makes its id differ from that of others."""
     packer = busybox_packer(compression, docker=docker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -15,6 +16,9 @@ from pathlib import Path
 from tests.support.wait import until
 
 EXECUTABLE = "/usr/bin/docker-registry"
+
+#: The key and self-signed certificate of 127.0.0.1, good until 2120 and for nothing but these tests.
+CERTIFICATE = Path(__file__).with_name("registry.pem")
 
 CONFIG = """
 version: 0.1
@@ -28,6 +32,7 @@ http: {{addr: {address}, headers: {{X-Content-Type-Options: [nosniff]}}}}
 health: {{storagedriver: {{enabled: false}}}}
 {auth}
 """
+
 
 @contextmanager
 def docker_registry(*, htpasswd: str | None = None) -> Iterator[str]:
@@ -71,7 +76,7 @@ Handler = Callable[[BaseHTTPRequestHandler], None]
 
 
 @contextmanager
-def faulty_registry(handle: Handler) -> Iterator[str]:
+def faulty_registry(handle: Handler, *, tls: bool = False) -> Iterator[str]:
     """A server in this process that answers every request by *handle*; yields "127.0.0.1:PORT"."""
 
     class Handling(BaseHTTPRequestHandler):
@@ -83,13 +88,17 @@ def faulty_registry(handle: Handler) -> Iterator[str]:
         def answer(self) -> None:
             try:
                 handle(self)
-            except (BrokenPipeError, ConnectionResetError):
+            except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
                 self.close_connection = True
 
         do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815 - http.server looks for these names
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handling)
     server.daemon_threads = True
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
