@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,8 @@ class Daemon:
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"the daemon ended: {self.log.read_text()[-3000:]}"
-        return self.paths.socket.exists()
+        with socket.socket(socket.AF_UNIX) as probe:  # one that was killed leaves its socket's name behind
+            return probe.connect_ex(str(self.paths.socket)) == 0
 
     def client(self) -> Client:
         return Client(self.paths.socket)
