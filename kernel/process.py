@@ -15,8 +15,8 @@ import prctl
 
 from kernel.fd import Fd
 
-#: Every signal that can be reset: Python ignores SIGPIPE and SIGXFSZ, and that would survive execve.
-_RESET = frozenset(set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP})
+#: Signals to reset, because being ignored survives execve: Python ignores two, the monitor and whoever started it others.
+_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD)
 
 
 def set_name(name: str) -> None:

@@ -210,12 +210,30 @@ def report_size(step_count: int) -> int:
     return _REPORT.size + step_count * _ENTRY.size
 
 
-def read_report(file: Fd, step_count: int | None = None) -> Outcome:
-    """The outcome in a report's memfd; the number of steps is its size's when not given."""
-    content = os.pread(file.fileno(), 1 << 20, 0)
-    count = (len(content) - _REPORT.size) // _ENTRY.size if step_count is None else step_count
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The head of a report: enough to know whether a start went well.  *failed* is a step's index, *errno* its errno."""
+
+    pid: int
+    at: int
+    failed: int | None
+    errno: int
+
+
+def read_progress(file: Fd) -> Progress:
+    """How far the start whose report is in *file* has come."""
+    pid, failed, at, _, _ = _REPORT.unpack(os.pread(file.fileno(), _REPORT.size, 0))
+    if not failed:
+        return Progress(pid, at, None, 0)
+    result, _ = _ENTRY.unpack(os.pread(file.fileno(), _ENTRY.size, report_size(failed - 1)))
+    return Progress(pid, at, failed - 1, -result)
+
+
+def read_report(file: Fd, step_count: int) -> Outcome:
+    """The whole report of a program of *step_count* steps."""
+    content = os.pread(file.fileno(), report_size(step_count), 0)
     pid, failed, at, reaper_failed, began_ns = _REPORT.unpack_from(content)
-    entries = [_ENTRY.unpack_from(content, _REPORT.size + index * _ENTRY.size) for index in range(count)]
+    entries = list(_ENTRY.iter_unpack(content[_REPORT.size :]))
     return Outcome(
         pid,
         at,

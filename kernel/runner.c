@@ -22,7 +22,7 @@ enum { PROGRAM = 3, REPORT = 4, MAGIC = 0x6c6e726b /* "krnl" */, VERSION = 1 };
 enum { CALL = 0, CLONE = 1 };
 enum { LITERAL = 0, ADDRESS = 1, SLOT = 2 };
 enum { NO_SLOT = 0xff, SKIPPED = -4096 /* below every errno */ };
-enum { PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2, CLOCK_MONOTONIC = 1 };
+enum { PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_POPULATE = 0x8000, CLOCK_MONOTONIC = 1 };
 
 struct header {
 	uint32_t magic;
@@ -156,11 +156,10 @@ static void run(char *base, struct report *report)
 		}
 		if (step->store != NO_SLOT)
 			slots[step->store] = result;
-		/* The child of a clone leaves the entry to its parent, which knows the pid. */
-		if (step->operation != CLONE || result != 0) {
+		/* The child of a clone leaves the result to its parent, which knows the pid. */
+		if (step->operation != CLONE || result != 0)
 			report->entries[index].result = result;
-			report->entries[index].at_ns = now();
-		}
+		report->entries[index].at_ns = now();
 		if (failed && !is_tolerated(step, result)) {
 			*(is_parent ? &report->reaper_failed : &report->failed) = index + 1;
 			leave(111);
@@ -176,7 +175,7 @@ __attribute__((noreturn, used)) void begin(void)
 	if (header->magic != MAGIC || header->version != VERSION)
 		leave(113);
 	char *base = map(header->size, MAP_PRIVATE, PROGRAM);
-	struct report *report = (struct report *)map(header->report_size, MAP_SHARED, REPORT);
+	struct report *report = (struct report *)map(header->report_size, MAP_SHARED | MAP_POPULATE, REPORT);
 	const uint32_t *relocations = (const uint32_t *)(base + header->relocations);
 
 	for (uint32_t i = 0; i < header->relocation_count; i++)

@@ -13,11 +13,11 @@ from kernel.capability import last_capability
 from kernel.fd import Fd, memory
 from kernel.process import open_pidfd
 from runtime.container import join
+from runtime.container.complete import with_home
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import command_failure, describe_failure
 from runtime.container.seccomp import compile_filter
 from runtime.container.state import Container
-from runtime.container.user import resolve_user
 from runtime.context import Context
 from runtime.errors import ContainerNotRunning, ExecTimedOut, StartFailed
 from runtime.spec import schema
@@ -78,7 +78,6 @@ def _launch(
     seccomp = container.config.spec.linux.seccomp
     code = compile_filter(seccomp) if seccomp else None
     with _pidfd_of(context, container) as pidfd, cgroup:
-        process.user = _user_of(container)
         program = join.program(f"exec in {container.config.name}", process, KINDS, last_capability(), code, in_cgroup=True)
         launched, report = context.monitor.launch(
             process_id,
@@ -102,14 +101,9 @@ def _process_of(container: Container, arguments: list[str]) -> schema.Process:
     process = container.config.spec.process or schema.Process()
     copy = msgspec.convert(msgspec.to_builtins(process), schema.Process)
     copy.args, copy.terminal = arguments, False
+    copy.user = container.user or schema.User()
+    copy.env = with_home(copy.env, container.home)
     return copy
-
-
-def _user_of(container: Container) -> schema.User:
-    """As the container's own process; the image's files are read again in its live root."""
-    root = Fd(os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    with root:
-        return resolve_user(root, container.config)[0]
 
 
 def _pidfd_of(context: Context, container: Container) -> Fd:

@@ -161,8 +161,8 @@ def _find_attempt(context: Context, sandbox_id: str, config: ContainerConfig) ->
             if container.state is ContainerState.CREATED and container.config == config:
                 return container
             raise WrongState(
-                f"create container {config.name}: attempt {config.attempt} exists as {container.id[:13]} and is {container.state}; "
-                "remove it or use another attempt number"
+                f"create container {config.name}: attempt {config.attempt} exists as {container.id[:13]} "
+                f"and is {container.state}; remove it or use another attempt number"
             )
     return None
 

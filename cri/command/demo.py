@@ -36,10 +36,10 @@ T = TypeVar("T")
 
 IMAGE = "localhost/kernelet-demo:latest"
 BUSYBOX = Path("/bin/busybox")
-APPLETS = (
-    "sh", "ash", "ls", "cat", "echo", "sleep", "ps", "id", "hostname", "ip", "ping", "wget", "nc", "mount", "top", "date", "env",
-    "grep", "uname", "vi", "true", "false", "pwd", "df", "du", "find", "head", "tail", "wc", "kill", "touch", "mkdir", "rm", "tr", "cut",
-)  # fmt: skip
+APPLETS = """
+    sh ash ls cat echo sleep ps id hostname ip ping wget nc mount top date env grep uname vi true false pwd df du find
+    head tail wc kill touch mkdir rm tr cut
+""".split()
 DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 SCRIPT = """
 echo "hello from $(hostname), where I am process $$ of $(ls -d /proc/[0-9]* | wc -l)"

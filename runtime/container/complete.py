@@ -18,19 +18,26 @@ from runtime.spec import schema
 
 
 def complete_spec(paths: Paths, sandbox: Sandbox, container: Container, root: Fd, target_pid: int | None) -> schema.Spec:
-    """*container*'s spec with nothing left open; *target_pid* is the process whose pid namespace is joined, if one is."""
+    """*container*'s spec with nothing left open; *target_pid* is the process whose pid namespace is joined, if one is.
+
+    The user that is found is written down in *container*.
+    """
     spec = msgspec.convert(msgspec.to_builtins(container.config.spec), schema.Spec)
     if spec.process is None:
         raise InvalidSpec("process: a container needs a process to be started")
-    spec.process.user, home = resolve_user(root, container.config)
-    spec.process.terminal = container.config.tty
-    if not any(entry.startswith("HOME=") for entry in spec.process.env):
-        spec.process.env.append(f"HOME={home}")
+    container.user, container.home = resolve_user(root, container.config)
+    spec.process.user, spec.process.terminal = container.user, container.config.tty
+    spec.process.env = with_home(spec.process.env, container.home)
     spec.hostname = ""  # the pod's UTS namespace has its name
     spec.linux.namespaces = _namespaces(paths, sandbox, container, target_pid)
     spec.mounts = _with_pod_files(paths, sandbox, spec)
     spec.linux.cgroups_path = container.cgroup
     return spec
+
+
+def with_home(env: list[str], home: str) -> list[str]:
+    """*env* with HOME, if it has none, as login(1) would set it."""
+    return env if any(entry.startswith("HOME=") for entry in env) else [*env, f"HOME={home}"]
 
 
 def _namespaces(paths: Paths, sandbox: Sandbox, container: Container, target_pid: int | None) -> list[schema.Namespace]:

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from kernel import mount as kernel_mount
@@ -80,6 +81,7 @@ def prepare(spec: schema.Spec, root: Fd, *, attach_point: Path, in_cgroup: bool)
 class _Builder:
     def __init__(self, spec: schema.Spec, root: Fd) -> None:
         self._spec = spec
+        self._prefixes = [mount.destination.rstrip("/") + "/" for mount in spec.mounts]
         self.descriptors: dict[int, Fd] = {}
         self.joins: list[Join] = []
         self.opened: dict[int, OpenedMount] = {}
@@ -163,9 +165,8 @@ class _Builder:
     def _mount_below(self, index: int, path: str) -> int | None:
         """The last mount before *index* that *path* lies in; None when that is the root itself."""
         best, length = None, 0
-        for earlier, mount in enumerate(self._spec.mounts[:index]):
-            prefix = mount.destination.rstrip("/") + "/"
-            if path.startswith(prefix) and len(prefix) >= length:
+        for earlier, prefix in enumerate(self._prefixes[:index]):
+            if len(prefix) >= length and path.startswith(prefix):
                 best, length = earlier, len(prefix)
         return best
 
@@ -189,8 +190,7 @@ class _Builder:
             inner = path[len(self._spec.mounts[owner].destination.rstrip("/")) :]
             return _look(lambda: open_in_root(self.descriptors[self.opened[owner].descriptor], inner))
         if self._spec.mounts[owner].type in ("proc", "sysfs"):
-            # A new procfs of the same kernel has what ours has.
-            return _look(lambda: open_path(path, os.O_PATH))
+            return _kind_in_kernel(path)
         return None
 
     def finish_root(self) -> None:
@@ -247,6 +247,12 @@ def _null_device() -> Fd:
         file.close()
         raise OSError(errno.ENODEV, "not the null device", "/dev/null")
     return file
+
+
+@cache
+def _kind_in_kernel(path: str) -> bool | None:
+    """As ``_look``, of a path of procfs or sysfs: a new one of the same kernel has what ours has, and goes on having it."""
+    return _look(lambda: open_path(path, os.O_PATH))
 
 
 def _look(find: Callable[[], Fd]) -> bool | None:

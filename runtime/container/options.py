@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 _ADD = {
     "ro": "MOUNT_ATTR_RDONLY",
@@ -57,6 +58,11 @@ class Options:
 
 def parse_options(options: list[str]) -> Options:
     """Sort *options*; one that is not a mount flag belongs to the file system, as the spec says."""
+    return _parse(tuple(options))
+
+
+@lru_cache(256)
+def _parse(options: tuple[str, ...]) -> Options:
     add: dict[str, None] = {}
     clear: dict[str, None] = {}
     recursive_add: list[str] = []

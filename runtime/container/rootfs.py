@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import PurePosixPath
 
 from kernel.program import Flags, Program, Slot, Words
 from runtime.container.facts import Facts
@@ -147,8 +148,8 @@ def _make_device(steps: Program, facts: Facts, directory: Slot, device: schema.D
     if not device.path.startswith("/dev/") or "/../" in device.path:
         raise InvalidSpec(f"linux.devices {device.path}: must be below /dev")
     name = device.path.removeprefix("/dev/")
-    if "/" in name:
-        _make_directory(steps, facts, os.path.dirname(device.path))
+    for parent in reversed(PurePosixPath(name).parents[:-1]):
+        _make_directory(steps, facts, f"/dev/{parent}")
     mode = _TYPES[device.type] | (0o666 if device.file_mode is None else device.file_mode & 0o7777)
     steps.call(
         "mknodat",

@@ -17,6 +17,7 @@ import msgspec
 
 from runtime.container.config import ContainerConfig
 from runtime.errors import ContainerNotRunning, WrongState
+from runtime.spec import schema
 
 
 class ContainerState(StrEnum):
@@ -35,6 +36,9 @@ class Container(msgspec.Struct, kw_only=True):
     image_id: str
     chain_ids: list[str] = []
     """The layers below its own, which must stay as long as it does."""
+    user: schema.User | None = None
+    """Who its process is, once its image's files have been read."""
+    home: str = "/"
     cgroup: str = ""
     pid: int = 0
     created_at_ns: int = 0

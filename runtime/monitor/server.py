@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel.fd import Fd, pipe
-from kernel.program import read_report
+from kernel.program import read_progress
 from runtime.container.descriptors import Descriptor
 from runtime.monitor import adopt, protocol, streams
 from runtime.monitor.launch import Launcher
@@ -237,7 +237,7 @@ class Monitor:
             self._answer(self._waiting.pop(watch.id, None), pid=watch.pid())
             return
         self._unlisten(watch.ready.fileno())
-        outcome = read_report(watch.report)
+        outcome = read_progress(watch.report)
         reply = self._waiting.pop(watch.id, None) if not watch.forgetting else None
         if outcome.failed is not None:
             self._answer(reply, failed=outcome.failed, errno=outcome.errno, pid=outcome.pid)
@@ -273,7 +273,7 @@ class Monitor:
         self._broadcast("exited", id=watch.id, code=ended.code, at_ns=ended.at_ns)
 
     def _drop(self, watch: Watch) -> None:
-        """Let go of it.  Its reaper holds nothing of the container's, so nobody need wait for its end (0.1 ms)."""
+        """Let go of it.  Its reaper holds nothing of the container's, so nobody waits for its end (0.1 ms)."""
         for stream in watch.streams:
             self._unlisten(stream.source.fileno())
             self._held.pop(stream, None)
@@ -283,3 +283,8 @@ class Monitor:
         watch.close()
         self._ledger.free(watch.id)
         del self._watches[watch.id]
+        self._listen(watch.reaper.fileno(), partial(self._bury, watch))
+
+    def _bury(self, watch: Watch) -> None:
+        self._unlisten(watch.reaper.fileno())
+        watch.bury_reaper()

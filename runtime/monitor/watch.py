@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kernel import process
 from kernel.fd import Fd, take_from
-from kernel.program import read_report
+from kernel.program import read_progress
 from runtime.container.descriptors import EXIT_FILE, Descriptor
 from runtime.container.reaper import read_exit
 from runtime.monitor.streams import LogFile, Stream
@@ -71,7 +71,7 @@ class Watch:
 
     def pid(self) -> int:
         """The pid of the process itself, 0 before the clone."""
-        return read_report(self.report).pid
+        return read_progress(self.report).pid
 
     def release(self) -> None:
         """Let a created container run."""
@@ -94,14 +94,18 @@ class Watch:
         return Exit(code, at_ns)
 
     def end_reaper(self) -> None:
-        """End the reaper; it has nothing left to hold."""
+        """Tell the reaper to end: it has nothing left to hold."""
         process.send_signal(self.reaper, 9)
+
+    def bury_reaper(self) -> None:
+        """Reap it, once its pidfd says that it has ended."""
         process.reap(self.reaper_pid)
+        self.reaper.close()
 
     def close(self) -> None:
-        """Close every descriptor."""
+        """Close every descriptor but the reaper's."""
         for stream in self.streams:
             stream.close()
-        for file in (*self.sinks, self.reaper, self.ready, self.start, self.done, self.report, self.input, self.log):
+        for file in (*self.sinks, self.ready, self.start, self.done, self.report, self.input, self.log):
             if file is not None:
                 file.close()

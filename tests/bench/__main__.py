@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.bench import memory, start_exit
 from tests.bench.measure import Figure
-from tests.support.isolation import isolated
+from tests.support.isolation import Run, isolated
 
-CASES: dict[str, Callable[[Path], list[Figure]]] = {"start-exit": start_exit.measured, "memory": memory.measured}
+CASES: dict[str, Callable[[Path, Run], list[Figure]]] = {"start-exit": start_exit.measured, "memory": memory.measured}
 OUTPUT = Path("build/bench.json")
 
 
@@ -25,7 +25,7 @@ def main() -> None:
         with isolated() as run:
             directory = run.directory / name
             directory.mkdir()
-            figures += CASES[name](directory)
+            figures += CASES[name](directory, run)
     OUTPUT.parent.mkdir(exist_ok=True)
     kept = [row for row in _earlier() if row["case"] not in {figure.case for figure in figures}]
     OUTPUT.write_text(json.dumps([*kept, *(figure.document() for figure in figures)], indent=1) + "\n")

@@ -42,14 +42,27 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered)) - 1))]
 
 
-def table(case: str, times: Mapping[str, Sequence[float]], ours: str) -> list[Figure]:
-    """Print one line for each name, and return a figure for each peer."""
-    mine = statistics.median(times[ours])
-    print(f"\n{case} (ms)\n{'':14}{'min':>9}{'median':>9}{'p99':>9}{'to ours':>9}")
-    figures = []
+def table(case: str, times: Mapping[str, Sequence[float]], ours: Sequence[str], peers: Sequence[str]) -> list[Figure]:
+    """Print one line for each name with its ratio to the first peer, and return a figure for each of *ours* and *peers*.
+
+    The first of *ours* is the case itself, others are told apart by what comes behind "ours".
+    """
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    present = [name for name in peers if name in times]
+    print(f"\n{case} (ms)\n{'':16}{'min':>9}{'median':>9}{'p99':>9}" + "".join(f"{'/ ' + name:>9}" for name in present))
     for name, values in times.items():
-        median = statistics.median(values)
-        print(f"{name:14}{min(values):9.3f}{median:9.3f}{percentile(values, 0.99):9.3f}{median / mine:9.2f}")
-        if name != ours:
-            figures.append(Figure(case, "ms", mine, median, name, mine / median, len(values)))
-    return figures
+        ratios = "".join(f"{medians[name] / medians[peer]:9.3f}" for peer in present)
+        print(f"{name:16}{min(values):9.3f}{medians[name]:9.3f}{percentile(values, 0.99):9.3f}{ratios}")
+    return [
+        Figure(
+            case + mine.removeprefix("ours").replace(" ", "-"),
+            "ms",
+            medians[mine],
+            medians[peer],
+            peer,
+            medians[mine] / medians[peer],
+            len(times[mine]),
+        )
+        for mine in ours
+        for peer in present
+    ]

@@ -1,8 +1,11 @@
 """``start-exit``: request to exit of one container, on the same bundle, warm.
 
-Ours: the bundle's config.json is read, the ground prepared, the program composed and run by a monitor that is
-there already, and its exit heard.  crun runs without cgroups (its device filter wants CAP_SYS_RESOURCE); ours and
-runc make one.
+Ours twice: *ours* is seen from the monitor, which is what stands where a peer's own process stands; *ours by
+daemon* goes the whole way, a request over the socket to a monitor in another process and its word of the exit
+back.  Both read config.json, prepare the ground, compose the program and remove what it left.
+
+Nobody makes a cgroup but runc: crun's device filter wants CAP_SYS_RESOURCE, so it runs with cgroups disabled, and
+ours does as crun does.
 """
 
 from __future__ import annotations
@@ -15,58 +18,101 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kernel import mount
-from kernel.cgroup import Cgroup, find_tree
-from kernel.fd import open_path
+from kernel.fd import Fd, memory, open_path
+from kernel.program import Program, Report
 from runtime.container import ground, init
-from runtime.container.descriptors import Descriptor
+from runtime.container.descriptors import EXIT_FILE
 from runtime.errors import KerneletError
 from runtime.monitor.client import Exited, MonitorClient
+from runtime.monitor.launch import Launcher
+from runtime.monitor.watch import Watch
 from runtime.paths import Paths
 from runtime.spec import defaults, load
 from tests.bench import bundle, measure
+from tests.support.isolation import Run
 
 RUNS = 60
 
 
 class Ours:
-    """The library path of a container, as the daemon takes it."""
+    """What both ways share: from config.json to a program and the descriptors that it names."""
 
     def __init__(self, paths: Paths, directory: Path) -> None:
         self._paths, self._bundle = paths, directory
+
+    def prepare(self, name: str) -> tuple[Path, ground.Ground, Program]:
+        spec = load.load((self._bundle / "config.json").read_bytes())
+        spec.linux.devices = defaults.devices()
+        run_dir = self._paths.run_container(name)
+        run_dir.mkdir()
+        root = mount.clone_tree(self._bundle / "rootfs")
+        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=False)
+        return run_dir, prepared, init.program(name, spec, prepared.facts, waits=False)
+
+
+class FromTheMonitor(Ours):
+    """Launch as the monitor does, in this process."""
+
+    def __init__(self, paths: Paths, directory: Path) -> None:
+        super().__init__(paths, directory)
+        self._launcher = Launcher()
+        self._last: Watch | None = None
+
+    def close(self) -> None:
+        if self._last is not None:
+            self._last.bury_reaper()
+
+    def run(self, number: int) -> None:
+        name = f"m{number}"
+        run_dir, prepared, program = self.prepare(name)
+        report = Report(len(program.all_steps))
+        request = {"id": name, "kind": "container", "run_dir": str(run_dir), "name": "bench", "input": False}
+        with memory("kernelet-program", program.pack()) as code:
+            opened = {number: file.duplicate() for number, file in prepared.descriptors.items()}
+            files: list[Fd] = [code.duplicate(), report.memory, *opened.values()]
+            watch, ends = self._launcher.launch({**request, "descriptors": list(opened)}, files)
+        prepared.close()
+        os.eventfd_read(watch.done.fileno())
+        ended = watch.read_exit()
+        for end in ends.values():
+            end.close()
+        watch.end_reaper()
+        watch.close()
+        if self._last is not None:
+            self._last.bury_reaper()  # as the monitor does: when it hears of it, not waiting
+        self._last = watch
+        if ended.code != 0:
+            raise KerneletError(f"{name} ended with {ended.code}")
+        os.unlink(run_dir / EXIT_FILE)
+        os.rmdir(run_dir)
+
+
+class ByDaemon(Ours):
+    """The library path of a container, as the daemon takes it."""
+
+    def __init__(self, paths: Paths, directory: Path) -> None:
+        super().__init__(paths, directory)
         self._ended = threading.Event()
         self._monitor = MonitorClient(paths, on_exit=self._on_exit, on_lost=lambda: None)
         self._monitor.connect()
-        self._tree = find_tree()
 
     def close(self) -> None:
         self._monitor.close(end_monitor=True)
 
     def run(self, number: int) -> None:
-        """One container, from its config.json to its end."""
-        name = f"bench-{number}"
-        spec = load.load((self._bundle / "config.json").read_bytes())
-        spec.linux.devices = defaults.devices()
-        run_dir = self._paths.run_container(name)
-        run_dir.mkdir()
-        cgroup = Cgroup(self._tree / name)
-        cgroup.create()
+        name = f"d{number}"
         self._ended.clear()
-        root = mount.clone_tree(self._bundle / "rootfs")
-        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=True)
-        program = init.program(name, spec, prepared.facts, waits=False)
-        with cgroup.open() as opened:
-            descriptors = {**prepared.descriptors, Descriptor.CGROUP: opened}
-            launched, report = self._monitor.launch(
-                name, "container", program, run_dir=run_dir, name="bench", descriptors=descriptors, sinks=()
-            )
+        run_dir, prepared, program = self.prepare(name)
+        launched, report = self._monitor.launch(
+            name, "container", program, run_dir=run_dir, name="bench", descriptors=prepared.descriptors, sinks=()
+        )
         prepared.close()
         report.memory.close()
         if launched.failed is not None:
             raise KerneletError(f"{program.all_steps[launched.failed]}: errno {launched.errno}")
         self._ended.wait(10)
         self._monitor.forget(name, run_dir)
-        cgroup.remove()
-        os.unlink(run_dir / "exit")
+        os.unlink(run_dir / EXIT_FILE)
         os.rmdir(run_dir)
 
     def _on_exit(self, exited: Exited) -> None:
@@ -98,9 +144,13 @@ def prepared(directory: Path) -> Iterator[dict[str, Callable[[int], None]]]:
     """All who run the bundle, by name."""
     made = bundle.write(directory / "bundle", ["true"])
     paths = Paths(directory / "root", directory / "run")
+    paths.run_dir.mkdir()
+    with mount.new_filesystem("tmpfs") as memory:  # as /run is everywhere
+        mount.attach(memory, paths.run_dir)
     paths.prepare()
-    ours = Ours(paths, made)
-    actions: dict[str, Callable[[int], None]] = {"ours": ours.run}
+    by_daemon = ByDaemon(paths, made)
+    monitor = FromTheMonitor(paths, made)
+    actions: dict[str, Callable[[int], None]] = {"ours": monitor.run, "ours by daemon": by_daemon.run}
     if shutil.which("crun"):
         actions["crun"] = peer(["crun", "--root", str(directory / "crun"), "--cgroup-manager=disabled"], made)
     if shutil.which("runc"):
@@ -108,9 +158,10 @@ def prepared(directory: Path) -> Iterator[dict[str, Callable[[int], None]]]:
     try:
         yield actions
     finally:
-        ours.close()
+        by_daemon.close()
+        monitor.close()
 
 
-def measured(directory: Path) -> list[measure.Figure]:
+def measured(directory: Path, _run: Run) -> list[measure.Figure]:
     with prepared(directory) as actions:
-        return measure.table("start-exit", measure.alternate(actions, RUNS), "ours")
+        return measure.table("start-exit", measure.alternate(actions, RUNS), ("ours", "ours by daemon"), ("crun", "runc"))
