@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from cri.api import api_pb2 as api
 from cri.node import Node
 from runtime.errors import InvalidArgument
@@ -14,11 +16,11 @@ class Execution:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def exec_sync(self, request: api.ExecSyncRequest) -> api.ExecSyncResponse:
+    def exec_sync(self, request: api.ExecSyncRequest, cancelled: threading.Event) -> api.ExecSyncResponse:
         """Run a command and wait; a command that fails is an answer, not an error.
 
         A timeout (seconds, zero for none) ends it with DEADLINE_EXCEEDED, by which a kubelet tells a
-        slow probe from a broken one.  Output beyond the limit is dropped (CVE-2022-1708).
+        slow probe from a broken one; a caller that goes away ends it too.  Output beyond the limit is dropped (CVE-2022-1708).
         """
         if not request.cmd:
             raise InvalidArgument("cmd is empty")
@@ -26,7 +28,7 @@ class Execution:
             raise InvalidArgument(f"timeout: {request.timeout} is negative")
         container = self._node.find_container(request.container_id)
         container.require_running("exec")
-        result = self._node.exec_sync(container.id, list(request.cmd), float(request.timeout))
+        result = self._node.exec_sync(container.id, list(request.cmd), float(request.timeout), cancelled)
         stdout, stderr = fit(result.stdout, result.stderr, OUTPUT_LIMIT_BYTES)
         return api.ExecSyncResponse(stdout=stdout, stderr=stderr, exit_code=result.exit_code)
 

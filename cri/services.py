@@ -40,7 +40,7 @@ def runtime_service(run: Dispatch, sandboxes: Sandboxes, containers: Containers,
         "CheckpointPod": not_yet("checkpointing a pod"),
         "RestorePod": not_yet("restoring a pod"),
         # commands and streams
-        "ExecSync": run.waiting(execution.exec_sync),
+        "ExecSync": run.cancellable(execution.exec_sync),
         "Exec": not_yet("interactive exec"),
         "Attach": not_yet("attach"),
         "PortForward": not_yet("port forwarding"),

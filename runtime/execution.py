@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import threading
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -19,11 +22,12 @@ from runtime.container.failure import command_failure, describe_failure
 from runtime.container.seccomp import compile_filter
 from runtime.container.state import Container
 from runtime.context import Context
-from runtime.errors import ContainerNotRunning, ExecTimedOut, StartFailed
+from runtime.errors import Cancelled, ContainerNotRunning, ExecTimedOut, StartFailed
 from runtime.spec import schema
 
 #: What fits one answer: stdout and stderr together stay below the kubelet's 16 MiB for a message.
 OUTPUT_LIMIT = 7 * 1024 * 1024
+CANCEL_SECONDS = 0.5
 KINDS = ("CLONE_NEWPID", "CLONE_NEWNS", "CLONE_NEWNET", "CLONE_NEWIPC", "CLONE_NEWUTS", "CLONE_NEWCGROUP")
 
 
@@ -34,11 +38,15 @@ class ExecResult:
     exit_code: int
 
 
-def exec_sync(context: Context, container_id: str, arguments: list[str], timeout_seconds: float) -> ExecResult:
+def exec_sync(
+    context: Context, container_id: str, arguments: list[str], timeout_seconds: float, cancelled: threading.Event | None = None
+) -> ExecResult:
     """Run *arguments* in the container and return what came of it; 0 seconds is no limit.
 
+    When *cancelled* is set nobody waits any more: the process is ended.
+
     The process gets a cgroup of its own below the container's, so that a time-out ends exactly it and
-    what it started.  Raises ExecTimedOut, ContainerNotRunning, StartFailed.
+    what it started.  Raises ExecTimedOut, Cancelled, ContainerNotRunning, StartFailed.
     """
     container = context.inventory.find_container(container_id)
     container.require_running("exec")
@@ -51,7 +59,9 @@ def exec_sync(context: Context, container_id: str, arguments: list[str], timeout
         cgroup.create()
         with memory("stdout", b"", seal=False) as stdout, memory("stderr", b"", seal=False) as stderr:
             _launch(context, container, process_id, arguments, run_dir, cgroup.open(), (stdout, stderr))
-            code = _wait(context, process_id, timeout_seconds)
+            code = _wait(context, process_id, timeout_seconds, cancelled)
+            if code is None and cancelled is not None and cancelled.is_set():
+                raise Cancelled(f"exec {arguments[0]} in {container.config.name}: the caller went away; killed")
             if code is None:
                 raise ExecTimedOut(
                     f"exec {arguments[0]} in {container.config.name}: not done after {timeout_seconds:g} s; killed"
@@ -70,7 +80,7 @@ def _launch(
     container: Container,
     process_id: str,
     arguments: list[str],
-    run_dir: os.PathLike[str],
+    run_dir: Path,
     cgroup: Fd,
     sinks: tuple[Fd, Fd],
 ) -> None:
@@ -83,7 +93,7 @@ def _launch(
             process_id,
             "exec",
             program,
-            run_dir=context.paths.run_dir / run_dir,
+            run_dir=run_dir,
             name="kernelet:exec",
             descriptors={join.CONTAINER: pidfd, Descriptor.CGROUP: cgroup},
             sinks=sinks,
@@ -120,11 +130,17 @@ def _pidfd_of(context: Context, container: Container) -> Fd:
     return pidfd
 
 
-def _wait(context: Context, process_id: str, timeout_seconds: float) -> int | None:
+def _wait(context: Context, process_id: str, timeout_seconds: float, cancelled: threading.Event | None) -> int | None:
+    """The exit code, or None when the time is over or the caller went away."""
+    deadline = time.monotonic() + timeout_seconds if timeout_seconds else float("inf")
     with context.awaited:
-        context.awaited.wait_for(lambda: process_id in context.exec_exits, timeout_seconds or None)
-        ended = context.exec_exits.get(process_id)
-    return ended[0] if ended else None
+        while process_id not in context.exec_exits:
+            left = deadline - time.monotonic()
+            if left <= 0 or (cancelled is not None and cancelled.is_set()):
+                return None
+            # An event cannot be waited for together with a condition; for who went away half a second is soon enough.
+            context.awaited.wait(min(left, CANCEL_SECONDS))
+        return context.exec_exits[process_id][0]
 
 
 def _content(file: Fd) -> bytes:

@@ -136,8 +136,10 @@ class Node:
     def remove_container(self, container_id: str) -> None:
         lifecycle.remove(self._context, container_id)
 
-    def exec_sync(self, container_id: str, arguments: list[str], timeout_seconds: float) -> ExecResult:
-        return execution.exec_sync(self._context, container_id, arguments, timeout_seconds)
+    def exec_sync(
+        self, container_id: str, arguments: list[str], timeout_seconds: float, cancelled: threading.Event | None = None
+    ) -> ExecResult:
+        return execution.exec_sync(self._context, container_id, arguments, timeout_seconds, cancelled)
 
     def reopen_log(self, container_id: str) -> None:
         lifecycle.reopen_log(self._context, container_id)

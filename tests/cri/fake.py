@@ -155,7 +155,10 @@ class FakeNode:
             raise ContainerNotFound(f"container {prefix}: not found")
         return found[0]
 
-    def exec_sync(self, container_id: str, arguments: list[str], timeout_seconds: float) -> ExecResult:
+    def exec_sync(
+        self, container_id: str, arguments: list[str], timeout_seconds: float, cancelled: threading.Event
+    ) -> ExecResult:
+        assert not cancelled.is_set()
         self._did("exec_sync", container_id, *arguments, timeout_seconds)
         return dataclasses.replace(self.result)
 

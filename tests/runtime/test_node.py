@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import (
+    Cancelled,
     ContainerNotFound,
     ContainerNotRunning,
     ExecTimedOut,
@@ -59,7 +60,8 @@ def test_a_created_container_waits_and_starts_in_no_time(node: Node, sandbox: st
 def test_inside_it_is_a_world_of_its_own(node: Node, sandbox: str, tmp_path: Path) -> None:
     script = (
         "echo $$; id; cat /proc/self/status | grep -E 'CapEff|Seccomp:'; ls /proc | grep -c '^[0-9]'; cat /etc/hostname;"
-        " ls /dev; cat /proc/kcore | wc -c; (echo x > /proc/sys/kernel/hostname) 2>&1; touch /file && echo written; ip -o addr show eth0 | wc -l"
+        " ls /dev; cat /proc/kcore | wc -c; (echo x > /proc/sys/kernel/hostname) 2>&1;"
+        " touch /file && echo written; ip -o addr show eth0 | wc -l"
     )
     container = wishes.run(node, sandbox, wishes.container(["sh", "-c", script], log=tmp_path / "log"))
     assert wishes.finish(node, container) == 0
@@ -132,6 +134,15 @@ def test_an_exec_does_not_wait_for_a_grandchild_that_holds_the_pipe(node: Node, 
     begun = time.monotonic()
     assert node.exec_sync(container, ["sh", "-c", "sleep 50 & echo done"], 10).stdout == b"done\n"
     assert time.monotonic() - begun < 5
+
+
+def test_an_exec_that_nobody_waits_for_is_ended(node: Node, sandbox: str) -> None:
+    container = wishes.run(node, sandbox, wishes.container(["sleep", "100"]))
+    gone = threading.Event()
+    threading.Timer(0.2, gone.set).start()
+    with pytest.raises(Cancelled, match="the caller went away"):
+        node.exec_sync(container, ["sleep", "55"], 0, gone)
+    assert node.exec_sync(container, ["sh", "-c", "ps | grep -c '[s]leep 55'"], 10).stdout == b"0\n"
 
 
 def test_an_exec_of_nothing_says_so(node: Node, sandbox: str) -> None:
