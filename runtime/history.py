@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from kernel.program import SKIPPED, Outcome, Program
+from kernel.program import Program
+from kernel.report import SKIPPED, Outcome
 
 FILE = "start.json.z"
 

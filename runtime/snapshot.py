@@ -20,8 +20,8 @@ from pathlib import Path
 
 from kernel import filesystem, overlay
 from kernel import mount as mounts
-from kernel._linux import lib
 from kernel.fd import Fd, open_path
+from kernel.program import Flags
 from runtime.errors import InvalidArgument
 from runtime.paths import Paths
 
@@ -58,7 +58,7 @@ def mount(
     options = ["volatile"] if volatile else []
     root = overlay.mount_overlay(lower, home / UPPER, home / WORK, options=options)
     if read_only:
-        mounts.set_attributes(root, add=lib.MOUNT_ATTR_RDONLY)
+        mounts.set_attributes(root, add=Flags(("MOUNT_ATTR_RDONLY",)).value())
     return root
 
 

@@ -12,16 +12,18 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import grpc
+
 from cri import config
 from cri.api import api_pb2 as api
 from cri.client import Client, container_status
+from kernel import process
 from runtime import history
 from runtime.errors import KerneletError, NotFound, WrongState
 from runtime.image.layerwriter import LayerWriter
@@ -88,15 +90,17 @@ def cleaned(chosen: config.Config) -> Iterator[None]:
 @contextlib.contextmanager
 def served(chosen: config.Config, file: Path | None) -> Iterator[Client]:
     """A daemon of the demo's own, in its own session: ^C is for us, who then stop it in order."""
+    log = chosen.run_dir / "daemon.log"
     command = [sys.executable, "-m", "cri", "serve", *(["--config", str(file)] if file else [])]
-    process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+    pid = process.start_session(command, log)
     try:
-        step("start the daemon", lambda: wait_for_socket(process, chosen.socket))
+        step("start the daemon", lambda: wait_for_socket(pid, chosen.socket, log))
         with Client(chosen.socket) as client:
             yield client
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+        if not process.has_ended(pid):
+            os.kill(pid, signal.SIGTERM)
+            process.reap(pid)
 
 
 def store_image(paths: Paths) -> None:
@@ -248,15 +252,14 @@ def remove(client: Client, pod: str) -> None:
     client.call(api.RemoveImageRequest(image=api.ImageSpec(image=IMAGE)), api.RemoveImageResponse)
 
 
-def wait_for_socket(process: subprocess.Popen[bytes], socket: Path) -> None:
-    """Return once the daemon answers.  Raises WrongState when it ends instead: it has said why."""
+def wait_for_socket(pid: int, socket: Path, log: Path) -> None:
+    """Return once the daemon *pid* answers.  Raises WrongState, with its last words, when it ends instead."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise WrongState("the daemon did not start; its last words are above")
-        if socket.exists():
-            with Client(socket) as client:
-                client.call(api.VersionRequest(), api.VersionResponse, timeout_seconds=START_SECONDS)
+        if process.has_ended(pid):
+            raise WrongState(f"the daemon did not start: {log.read_text()[-500:]}")
+        with contextlib.suppress(grpc.RpcError), Client(socket) as client:
+            client.call(api.VersionRequest(), api.VersionResponse, timeout_seconds=1)
             return
         time.sleep(0.01)
     raise KerneletError(f"the daemon does not answer on {socket} after {START_SECONDS} s")

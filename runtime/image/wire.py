@@ -99,7 +99,11 @@ class Wire:
         response.close()
 
     def close(self) -> None:
+        """Close every connection now: urllib3 leaves that to the garbage collector, and a traceback can hold a pool for long."""
         for manager in self._managers.values():
+            for pool in map(manager.pools.get, manager.pools.keys()):
+                if pool is not None:
+                    pool.close()
             manager.clear()
 
     def _manager(self, url: str) -> urllib3.PoolManager:

@@ -20,7 +20,8 @@ from pathlib import Path
 from kernel import process
 from kernel.errors import failure
 from kernel.fd import Fd, memory
-from kernel.program import Program, Report
+from kernel.program import Program
+from kernel.report import Report
 from runtime.errors import MonitorLost
 from runtime.monitor import protocol
 from runtime.monitor.protocol import Message

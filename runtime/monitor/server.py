@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel.fd import Fd, pipe
-from kernel.program import read_progress
+from kernel.report import read_progress
 from runtime.container.descriptors import Descriptor
 from runtime.monitor import adopt, protocol, streams
 from runtime.monitor.launch import Launcher

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kernel import process
 from kernel.fd import Fd, take_from
-from kernel.program import read_progress
+from kernel.report import read_progress
 from runtime.container.descriptors import EXIT_FILE, Descriptor
 from runtime.container.reaper import read_exit
 from runtime.monitor.streams import LogFile, Stream

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from kernel import mount
 from kernel.fd import Fd, memory, open_path
-from kernel.program import Program, Report
+from kernel.program import Program
+from kernel.report import Report
 from runtime.container import ground, init
 from runtime.container.descriptors import EXIT_FILE
 from runtime.errors import KerneletError

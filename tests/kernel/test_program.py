@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from kernel import program as program_module
+from kernel import report as report_module
 from kernel.fd import Fd, pipe
-from kernel.program import SKIPPED, Buffer, Filter, Flags, Program, Slot, Vector, Words, report_size, runner_image
+from kernel.program import Buffer, Filter, Flags, Program, Slot, Vector, Words, runner_image
+from kernel.report import SKIPPED, report_size
 from tests.support import launch
 
 BUSYBOX = "/bin/busybox"
@@ -23,7 +25,7 @@ def read_all(file: Fd) -> bytes:
         return stream.read()
 
 
-def with_output(steps: Program) -> tuple[program_module.Outcome, int, bytes]:
+def with_output(steps: Program) -> tuple[report_module.Outcome, int, bytes]:
     reader, writer = pipe()
     with writer:
         outcome, code = launch.run(steps, {1: writer})
@@ -177,7 +179,7 @@ def test_layouts_are_those_that_the_runner_declares() -> None:
 
     assert size_of("header") == program_module._HEADER.size
     assert size_of("step") == program_module._STEP.size
-    assert size_of("entry") == program_module._ENTRY.size
+    assert size_of("entry") == report_module._ENTRY.size
     assert size_of("report") == report_size(0)
 
 

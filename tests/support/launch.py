@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from kernel import process
 from kernel.fd import Fd, memory
-from kernel.program import PROGRAM_FD, REPORT_FD, Outcome, Program, Report, runner_image
+from kernel.program import PROGRAM_FD, REPORT_FD, Program, runner_image
+from kernel.report import Outcome, Report
 
 ABOVE = 200
 
