@@ -74,12 +74,13 @@ def test_a_registry_that_is_not_there(daemon: Daemon, call: Client) -> None:
 def test_a_registry_that_sends_something_else(daemon: Daemon, call: Client) -> None:
     package = packed(b"content")
     (layer,) = package.layers
-    with serving(package, {layer: b"".join(package.layers[layer].chunks())[:-9] + b"different"}) as address:
-        with refused(daemon, UNKNOWN, f"pull {address}/x:latest: .*{layer}"):
-            pulling(call, f"{address}/x")
-    with serving(package, {package.root.digest: b'{"schemaVersion":2}'}) as address:
-        with refused(daemon, UNKNOWN, f"pull {address}/x@{package.root.digest}: .*digest"):
-            pulling(call, f"{address}/x@{package.root.digest}")
+    tampered = b"".join(package.layers[layer].chunks())[:-9] + b"different"
+    root = package.root.digest
+    with serving(package, {layer: tampered}) as address, refused(daemon, UNKNOWN, f"pull {address}/x:latest: .*{layer}"):
+        pulling(call, f"{address}/x")
+    other = b'{"schemaVersion":2}'
+    with serving(package, {root: other}) as address, refused(daemon, UNKNOWN, f"pull {address}/x@{root}: .*digest"):
+        pulling(call, f"{address}/x@{root}")
 
 
 def packed(content: bytes) -> Package:
@@ -153,7 +154,7 @@ def test_a_layer_does_not_get_out_of_its_root(daemon: Daemon, call: Client, regi
     try:
         pulling(call, name)
     except grpc.RpcError as error:
-        assert error.code() == UNKNOWN  # noqa: PT017 - to be refused is one right answer, to stay inside the other
+        assert error.code() == UNKNOWN  # to be refused is one right answer, to stay inside the other
     assert list(outside.iterdir()) == []
 
 
