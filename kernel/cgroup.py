@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -87,8 +88,9 @@ class Cgroup:
         """SIGKILL to everything in it and below, also to what is being forked right now; nothing if it is gone."""
         try:
             self.write("cgroup.kill", "1")
-        except FileNotFoundError:
-            return
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # ENODEV: removed between open and write
+                raise
 
     def remove(self, *, deadline_seconds: float = 5.0) -> None:
         """Remove it and all below; waits for the last process to be gone, which the kernel does on its own time.
@@ -101,8 +103,6 @@ class Cgroup:
             try:
                 self._remove_tree()
                 return
-            except FileNotFoundError:
-                return
             except OSError as error:
                 if error.errno != errno.EBUSY or time.monotonic() > deadline:
                     raise
@@ -111,7 +111,8 @@ class Cgroup:
 
     def _remove_tree(self) -> None:
         for directory, _, _ in os.walk(self.path, topdown=False):
-            os.rmdir(directory)
+            with contextlib.suppress(FileNotFoundError):  # somebody else removes one below at the same time: go on
+                os.rmdir(directory)
 
     def descendants(self) -> list[Cgroup]:
         """Every cgroup below, deepest first."""
