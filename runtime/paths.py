@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Paths:
     root_dir: Path = Path("/var/lib/kernelet")
     run_dir: Path = Path("/run/kernelet")
@@ -35,30 +36,30 @@ class Paths:
             os.chmod(directory, 0o700)
 
     # Kept over a reboot.
-    @property
+    @cached_property
     def database(self) -> Path:
         return self.root_dir / "state.db"
 
-    @property
+    @cached_property
     def blobs(self) -> Path:
         """Content by digest: ``blobs/sha256/<hex>``."""
         return self.root_dir / "blobs" / "sha256"
 
-    @property
+    @cached_property
     def layers(self) -> Path:
         """Unpacked layers by chain id: ``layers/<hex>``; a name here is whole, staging is elsewhere."""
         return self.root_dir / "layers"
 
-    @property
+    @cached_property
     def staging(self) -> Path:
         """Downloads and unpacks under way; what is found here at start is swept."""
         return self.root_dir / "staging"
 
-    @property
+    @cached_property
     def containers(self) -> Path:
         return self.root_dir / "containers"
 
-    @property
+    @cached_property
     def sandboxes(self) -> Path:
         return self.root_dir / "sandboxes"
 
@@ -71,32 +72,32 @@ class Paths:
         return self.sandboxes / sandbox_id
 
     # Gone at reboot.
-    @property
+    @cached_property
     def socket(self) -> Path:
         return self.run_dir / "kernelet.sock"
 
-    @property
+    @cached_property
     def lock(self) -> Path:
         return self.run_dir / "kernelet.lock"
 
-    @property
+    @cached_property
     def monitor_socket(self) -> Path:
         return self.run_dir / "monitor.sock"
 
-    @property
+    @cached_property
     def monitor_lock(self) -> Path:
         return self.run_dir / "monitor.lock"
 
-    @property
+    @cached_property
     def attach_point(self) -> Path:
         """An empty directory on which a container's init attaches its root, in its own mount namespace."""
         return self.run_dir / "rootfs"
 
-    @property
+    @cached_property
     def run_containers(self) -> Path:
         return self.run_dir / "containers"
 
-    @property
+    @cached_property
     def run_sandboxes(self) -> Path:
         return self.run_dir / "sandboxes"
 

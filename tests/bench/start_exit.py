@@ -69,10 +69,8 @@ class FromTheMonitor(Ours):
         report = Report(len(program.all_steps))
         request = {"id": name, "kind": "container", "run_dir": str(run_dir), "name": "bench", "input": False}
         with memory("kernelet-program", program.pack()) as code:
-            opened = {number: file.duplicate() for number, file in prepared.descriptors.items()}
-            files: list[Fd] = [code.duplicate(), report.memory, *opened.values()]
-            watch, ends = self._launcher.launch({**request, "descriptors": list(opened)}, files)
-        prepared.close()
+            files: list[Fd] = [code, report.memory, *prepared.descriptors.values()]
+            watch, ends = self._launcher.launch({**request, "descriptors": list(prepared.descriptors)}, files)
         os.eventfd_read(watch.done.fileno())
         ended = watch.read_exit()
         for end in ends.values():
@@ -96,6 +94,7 @@ class ByDaemon(Ours):
         self._ended = threading.Event()
         self._monitor = MonitorClient(paths, on_exit=self._on_exit, on_lost=lambda: None)
         self._monitor.connect()
+        self._monitor.settle()
 
     def close(self) -> None:
         self._monitor.close(end_monitor=True)
