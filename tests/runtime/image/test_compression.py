@@ -79,7 +79,7 @@ def test_damage_is_refused() -> None:
 
 
 def test_a_window_of_gigabytes_is_refused() -> None:
-    options = {zstd.CompressionParameter.window_log: 30, zstd.CompressionParameter.compression_level: 1}
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 30, zstd.CompressionParameter.compression_level: 1}
     compressor = zstd.ZstdCompressor(options=options)
     blob = compressor.compress(os.urandom(1000)) + compressor.flush()
     with pytest.raises(LayerRefused, match="too much memory"):

@@ -22,7 +22,7 @@ from runtime.journal import Journal
 from runtime.paths import Paths
 from runtime.store import Store
 from tests.runtime.image.conftest import left_behind
-from tests.runtime.image.test_pull import serving
+from tests.runtime.image.serving import serving
 from tests.support.registry import faulty_registry
 from tests.support.wait import until
 
