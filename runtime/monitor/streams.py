@@ -13,6 +13,8 @@ from runtime.monitor.ledger import IDLE, WRITING, Slot
 BATCH = 65536
 BATCHES = 16
 HOLD_SECONDS = 0.25
+#: What a pipe holds at most (fs.pipe-max-size): what a process had written when it ended is no more than this.
+DRAIN_LIMIT = 1 << 20
 NAMES = {1: b"stdout", 2: b"stderr"}
 
 
@@ -79,9 +81,10 @@ class Stream:
         return moved != 0
 
     def drain(self) -> None:
-        """Move all that is there now, without waiting."""
-        while self._move(flush=True) > 0:
-            pass
+        """Move all that is there now, without waiting; what somebody goes on writing meanwhile is not waited out."""
+        left = DRAIN_LIMIT
+        while left > 0 and (moved := self._move(flush=True)) > 0:
+            left -= moved
 
     def close(self) -> None:
         self.source.close()
