@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import signal
 import socket
 import sys
@@ -25,6 +26,7 @@ def main() -> None:
     process.set_name("kernelet-mon")
     os.chdir("/")
     ignore_the_terminal()
+    take_all_descriptors()
     lock = take_lock(run_dir / "monitor.lock")
     monitor = Monitor(run_dir, listen(run_dir / "monitor.sock"))
     leave_the_hosts_mounts(run_dir)
@@ -38,6 +40,15 @@ def ignore_the_terminal() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def take_all_descriptors() -> None:
+    """Eight files a container: the usual limit of 1,024 would end at a hundred of them.
+
+    Containers inherit it, unless their spec says otherwise: with containerd and CRI-O they have as many.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def take_lock(path: Path) -> Fd:
     """The lock that one monitor of a run directory holds; waits for a predecessor that is ending."""
     lock = open_path(path, os.O_RDWR | os.O_CREAT)
@@ -45,15 +56,15 @@ def take_lock(path: Path) -> Fd:
     return lock
 
 
-def leave_the_hosts_mounts(run_dir: Path) -> None:
-    """Keep only the mounts that this process itself needs, in a mount namespace of its own.
+def leave_the_hosts_mounts(run_dir: Path, *also: str) -> None:
+    """Keep only the mounts that this process itself needs, and *also* some, in a mount namespace of its own.
 
     Each container's init begins with a copy of this table: 1,000 mounts cost 1.3 ms a launch, and
     would keep every one of the host's file systems busy.
     """
     namespace.unshare(namespace.FLAGS["mnt"])
     mount.set_propagation("/", "private", recursive=True)
-    needed = {"/proc", os.path.realpath(run_dir), os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix), __file__}
+    needed = {"/proc", os.path.realpath(run_dir), os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix), __file__, *also}
     table = load_mountinfo()
     keep = {
         max((row for row in table if _contains(row.target, path)), key=lambda row: (len(row.target), row.mount_id)).mount_id
