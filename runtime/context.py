@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from kernel.cgroup import Cgroup
 from runtime.image.store import ImageStore
 from runtime.inventory import Inventory
 from runtime.journal import Journal
-from runtime.monitor.client import MonitorClient
+from runtime.monitor.client import Exited, MonitorClient
 from runtime.network import Network
 from runtime.paths import Paths
 
@@ -23,17 +25,54 @@ class Context:
     images: ImageStore
     network: Network
     monitor: MonitorClient
+    ended: Callable[[Exited], None]
+    """Have an end of a process recorded."""
     tree: Path
     """Where the cgroup v2 tree is mounted."""
     default_parent: str = "/kernelet"
     """The cgroup under which sandboxes go that name none."""
     stop_deadlines: dict[str, float] = field(default_factory=dict)
     """When a container that is being stopped is killed; a second stop may bring it forward."""
-    starting: set[str] = field(default_factory=set)
-    """Containers whose start is under way: if it fails, the start itself says so, not the exit."""
+    starting: dict[str, list[Exited]] = field(default_factory=dict)
+    """Containers whose start is under way, with an end that came before its answer: a start that failed says so itself."""
+    executing: set[str] = field(default_factory=set)
+    """Exec'd processes that somebody waits for."""
     exec_exits: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Exit code and time of exec'd processes that somebody waits for."""
     awaited: threading.Condition = field(default_factory=threading.Condition)
+    stopping: set[str] = field(default_factory=set)
+    """Sandboxes that are being stopped: nothing new is made in them."""
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _locks: dict[str, tuple[threading.Lock, int]] = field(default_factory=dict)
+
+    def is_for_the_start(self, exited: Exited) -> bool:
+        """Whether the start of a container is under way, which then judges this end of it."""
+        with self._guard:
+            waiting = self.starting.get(exited.id)
+            if waiting is not None:
+                waiting.append(exited)
+            return waiting is not None
+
+    def start_is_over(self, container_id: str) -> list[Exited]:
+        """End what ``starting`` holds; returns the ends that came meanwhile."""
+        with self._guard:
+            return self.starting.pop(container_id, [])
+
+    @contextlib.contextmanager
+    def exclusive(self, owner: str) -> Iterator[None]:
+        """Only one act on *owner* at a time; others wait.  For those that cannot run twice side by side, and are short."""
+        with self._guard:
+            lock, users = self._locks.get(owner, (threading.Lock(), 0))
+            self._locks[owner] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, users = self._locks[owner]
+                self._locks[owner] = lock, users - 1
+                if users == 1:
+                    del self._locks[owner]
 
     def cgroup(self, path: str) -> Cgroup:
         """The cgroup at *path*, which begins with "/"."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from kernel.capability import last_capability
+from kernel.cgroup import Cgroup
 from kernel.fd import Fd, memory
 from kernel.process import open_pidfd
 from runtime.container import join
@@ -22,12 +23,14 @@ from runtime.container.failure import command_failure, describe_failure
 from runtime.container.seccomp import compile_filter
 from runtime.container.state import Container
 from runtime.context import Context
-from runtime.errors import Cancelled, ContainerNotRunning, ExecTimedOut, StartFailed
+from runtime.errors import Cancelled, ContainerNotRunning, ExecTimedOut, MonitorLost, StartFailed
 from runtime.spec import schema
 
 #: What fits one answer: stdout and stderr together stay below the kubelet's 16 MiB for a message.
 OUTPUT_LIMIT = 7 * 1024 * 1024
 CANCEL_SECONDS = 0.5
+#: In place of an exit code and a time: nobody can say.
+LOST = (-1, 0)
 KINDS = ("CLONE_NEWPID", "CLONE_NEWNS", "CLONE_NEWNET", "CLONE_NEWIPC", "CLONE_NEWUTS", "CLONE_NEWCGROUP")
 
 
@@ -54,9 +57,9 @@ def exec_sync(
     process_id = f"{container.id[:40]}.{exec_id}"
     run_dir = context.paths.run_container(container.id) / "exec" / exec_id
     cgroup = context.cgroup(f"{container.cgroup}/exec-{exec_id}")
-    run_dir.mkdir(parents=True, mode=0o700)
+    context.executing.add(process_id)
     try:
-        cgroup.create()
+        _make_place(container, run_dir, cgroup)
         with memory("stdout", b"", seal=False) as stdout, memory("stderr", b"", seal=False) as stderr:
             _launch(context, container, process_id, arguments, run_dir, cgroup.open(), (stdout, stderr))
             code = _wait(context, process_id, timeout_seconds, cancelled)
@@ -71,8 +74,27 @@ def exec_sync(
         cgroup.kill()
         context.monitor.forget(process_id, run_dir)
         cgroup.remove()
-        context.exec_exits.pop(process_id, None)
+        with context.awaited:
+            context.executing.discard(process_id)
+            context.exec_exits.pop(process_id, None)
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def give_up(context: Context) -> None:
+    """The monitor died: whoever waits for an exec is told, for its output went with it."""
+    with context.awaited:
+        context.exec_exits.update(dict.fromkeys(context.executing - set(context.exec_exits), LOST))
+        context.awaited.notify_all()
+
+
+def _make_place(container: Container, run_dir: Path, cgroup: Cgroup) -> None:
+    """Make the exec's directory and cgroup in those of the container, which are not made again if they have gone."""
+    try:
+        run_dir.parent.mkdir(mode=0o700, exist_ok=True)
+        run_dir.mkdir(mode=0o700)
+        cgroup.path.mkdir(mode=0o755)
+    except FileNotFoundError:
+        raise ContainerNotRunning(f"exec: container {container.config.name} has just ended") from None
 
 
 def _launch(
@@ -140,7 +162,10 @@ def _wait(context: Context, process_id: str, timeout_seconds: float, cancelled: 
                 return None
             # An event cannot be waited for together with a condition; for who went away half a second is soon enough.
             context.awaited.wait(min(left, CANCEL_SECONDS))
-        return context.exec_exits[process_id][0]
+        ended = context.exec_exits[process_id]
+    if ended == LOST:
+        raise MonitorLost("exec: the monitor that had its output was killed; try again")
+    return ended[0]
 
 
 def _content(file: Fd) -> bytes:

@@ -61,7 +61,8 @@ def create(context: Context, sandbox_id: str, config: ContainerConfig) -> str:
         destroy(context, container.id, context.cgroup(container.cgroup))
         context.journal.undone(container.id, CREATE)
         raise
-    if inventory.sandboxes.get(sandbox.id, sandbox).state is not SandboxState.READY:
+    current = inventory.sandboxes.get(sandbox.id)
+    if current is None or current.state is not SandboxState.READY or sandbox.id in context.stopping:
         remove(context, container.id)
         raise SandboxNotReady(f"create container {config.name}: sandbox {sandbox.config.name} was stopped meanwhile")
     return container.id
@@ -70,15 +71,20 @@ def create(context: Context, sandbox_id: str, config: ContainerConfig) -> str:
 def start(context: Context, container_id: str) -> None:
     """Let the process go on to its program.  Raises StartFailed when that cannot be executed; the container has exited then."""
     container = context.inventory.find_container(container_id)
-    container.require_created()
-    context.starting.add(container.id)
-    try:
-        context.inventory.change_container(container.id, started_at_ns=context.inventory.now())
-        launched = context.monitor.start(container.id)
-        if launched.failed is not None:
-            _fail_start(context, container, launched.errno)
-    finally:
-        context.starting.discard(container.id)
+    with context.exclusive(container.id):
+        container = context.inventory.find_container(container.id)
+        container.require_created()
+        context.starting[container.id] = []
+        try:
+            context.inventory.change_container(container.id, started_at_ns=context.inventory.now())
+            launched = context.monitor.start(container.id)
+            if launched.failed is not None:
+                _fail_start(context, container, launched.errno)
+        except ProcessLookupError:
+            raise WrongState(f"start container {container.config.name}: it ended before it was started") from None
+        finally:
+            for exited in context.start_is_over(container.id):
+                context.ended(exited)
 
 
 def stop(context: Context, container_id: str, timeout_seconds: float) -> None:
@@ -104,9 +110,12 @@ def remove(context: Context, container_id: str) -> None:
     except ContainerNotFound:
         return
     stop(context, container.id, 0)
-    context.journal.begin(container.id, REMOVE)
-    destroy(context, container.id, context.cgroup(container.cgroup))
-    context.inventory.drop_container(container.id, finishes=REMOVE)
+    with context.exclusive(container.id):
+        if container.id not in context.inventory.containers:
+            return
+        context.journal.begin(container.id, REMOVE)
+        destroy(context, container.id, context.cgroup(container.cgroup))
+        context.inventory.drop_container(container.id, finishes=REMOVE)
     if context.images.find(container.image_id) is None:
         context.images.collect()  # it was removed before this container, which was the last to need its layers
 
@@ -126,7 +135,7 @@ def kill(context: Context, container: Container) -> None:
         current = context.inventory.containers.get(container.id)
         return current is None or current.state is ContainerState.EXITED
 
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, MonitorLost):  # the cgroup's kill needs no monitor
         context.monitor.signal(container.id, signal.SIGKILL)
     context.cgroup(container.cgroup).kill()
     if container.is_lost and not is_over():
@@ -134,9 +143,7 @@ def kill(context: Context, container: Container) -> None:
             container.id, finished_at_ns=time.time_ns(), exit_code=255, reason="Unknown", message="its end was not seen", pid=0
         )
     if not context.inventory.wait_until(is_over, KILL_SECONDS):
-        raise TimedOut(
-            f"stop container {container.config.name}: process {container.pid} survived SIGKILL {KILL_SECONDS:.0f} s"
-        )
+        raise TimedOut(f"stop container {container.config.name}: process {container.pid} survived SIGKILL {KILL_SECONDS:.0f} s")
 
 
 def destroy(context: Context, container_id: str, cgroup: Cgroup) -> None:

@@ -31,6 +31,10 @@ from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.store import Store
 
+#: Between two attempts to have a monitor, when it dies at once.
+RETRY_SECONDS = 0.1
+START_ATTEMPTS = 3
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,9 +54,18 @@ class Node:
         self._exits: queue.SimpleQueue[Exited | None] = queue.SimpleQueue()
         monitor = MonitorClient(paths, on_exit=self._exits.put, on_lost=self._replace_monitor)
         self._context = Context(
-            paths, inventory, journal, self.images, self._network, monitor, find_tree(), default_parent=cgroup_parent.rstrip("/")
+            paths,
+            inventory,
+            journal,
+            self.images,
+            self._network,
+            monitor,
+            self._exits.put,
+            find_tree(),
+            default_parent=cgroup_parent.rstrip("/"),
         )
-        self._closing = False
+        self._replacing = threading.Lock()
+        self._closing = threading.Event()
         self._recorder = threading.Thread(target=self._record_exits, name="exits", daemon=True)
 
     def start(self) -> None:
@@ -61,15 +74,14 @@ class Node:
         namespaces.prepare(self.paths)
         context.cgroup(context.default_parent).create()
         context.inventory.load()
-        context.monitor.connect()
         self._recorder.start()
-        for exited in recovery.recover(context):
-            self._exits.put(exited)
+        self._have_monitor(attempts=START_ATTEMPTS)
+        recovery.recover(context)
         self.images.recover()
 
     def close(self) -> None:
         """Let go of the node.  Containers run on; when there are none, nothing of ours stays behind."""
-        self._closing = True
+        self._closing.set()
         alive = [sandbox for sandbox in self.sandboxes() if sandbox.state is SandboxState.READY]
         self._context.monitor.close(end_monitor=not alive)
         self._exits.put(None)
@@ -157,15 +169,25 @@ class Node:
                 logger.exception("recording the end of %s", exited.id[:13])
 
     def _replace_monitor(self) -> None:
-        """The monitor died: start another, which takes the streams over from the reapers."""
-        if self._closing:
+        """The monitor died: start another, which takes the streams over from the reapers; until one lives."""
+        if self._closing.is_set():
             return
         logger.warning("the monitor ended; starting another")
-        try:
-            self._context.monitor.connect()
-            for exited in recovery.take_over(self._context):
-                self._exits.put(exited)
-            with self._context.awaited:
-                self._context.awaited.notify_all()
-        except (MonitorLost, OSError):
-            logger.exception("replacing the monitor")
+        execution.give_up(self._context)
+        self._have_monitor()
+
+    def _have_monitor(self, attempts: int | None = None) -> None:
+        """Find the monitor or start one, and tell it what its reapers are for; again when it dies over that."""
+        monitor = self._context.monitor
+        with self._replacing:
+            while not monitor.is_settled and not self._closing.is_set():
+                try:
+                    monitor.connect()
+                    for exited in recovery.take_over(self._context):
+                        self._exits.put(exited)
+                except (MonitorLost, OSError) as error:
+                    attempts = None if attempts is None else attempts - 1
+                    if attempts == 0:
+                        raise
+                    logger.warning("no monitor yet: %s", error)
+                    self._closing.wait(RETRY_SECONDS)

@@ -13,8 +13,6 @@ import shutil
 import time
 from pathlib import Path
 
-import msgspec
-
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd
 from kernel.process import executable_of
@@ -22,7 +20,7 @@ from runtime import lifecycle, snapshot
 from runtime.container.reaper import read_exit
 from runtime.container.state import Container, ContainerState
 from runtime.context import Context
-from runtime.errors import MonitorLost
+from runtime.errors import ContainerNotFound, MonitorLost
 from runtime.monitor.client import Exited
 from runtime.monitor.launch import RUNNER_NAME
 from runtime.sandbox import lifecycle as sandbox_lifecycle
@@ -32,17 +30,18 @@ from runtime.sandbox.state import Sandbox, SandboxState
 logger = logging.getLogger(__name__)
 
 
-def recover(context: Context) -> list[Exited]:
-    """Bring the node in order; returns the ends that happened meanwhile, for the caller to record."""
-    ended = take_over(context)
+def recover(context: Context) -> None:
+    """Bring the node in order, after ``take_over``; the ends that it returned are being recorded meanwhile."""
     _notice_reboot(context)
     _finish_acts(context)
     _sweep(context)
-    return ended
 
 
 def take_over(context: Context) -> list[Exited]:
-    """Tell the monitor what its reapers are for; returns the ends that nobody has recorded yet."""
+    """Tell the monitor what its reapers are for, and let requests to it go on.
+
+    Returns the ends that nobody has recorded yet, for the caller to record.
+    """
     ended = []
     for container in tuple(context.inventory.containers.values()):
         if container.state is not ContainerState.EXITED:
@@ -52,28 +51,26 @@ def take_over(context: Context) -> list[Exited]:
     for sandbox in tuple(context.inventory.sandboxes.values()):
         if sandbox.pause_pid and sandbox.state is SandboxState.READY:
             run_dir = context.paths.run_container(sandbox.id)
-            context.monitor.adopt(sandbox.id, "pause", run_dir=run_dir, state="running")
+            context.monitor.adopt(sandbox.id, "pause", run_dir=run_dir)
+    context.monitor.settle()
     return ended
 
 
 def _take_over(context: Context, container: Container) -> Exited | None:
     run_dir = context.paths.run_container(container.id)
-    state = "running" if container.started_at_ns else "created"
     with contextlib.ExitStack() as opened:
         sinks: list[Fd] = []
         if container.config.log_path:
             with contextlib.suppress(OSError):  # its directory is gone: drain without a log
                 sinks.append(opened.enter_context(lifecycle.open_log(container.config.log_path)))
-        standing = context.monitor.adopt(
-            container.id, "container", run_dir=run_dir, state=state, sinks=sinks, terminal=container.config.tty
-        )
+        standing = context.monitor.adopt(container.id, "container", run_dir=run_dir, sinks=sinks, terminal=container.config.tty)
     if standing.state == "ended":
         return Exited(container.id, standing.code, standing.at_ns)
     if standing.state is None:
         return _end_without_reaper(container, run_dir)
     if standing.state == "running" and not container.started_at_ns:
         context.inventory.change_container(container.id, started_at_ns=context.inventory.now())
-    if standing.state == "created" and container.started_at_ns:
+    if standing.state == "created" and container.started_at_ns and container.id not in context.starting:
         # The start was written down and not done: the daemon was killed between the two, and nobody was told.
         context.inventory.change_container(container.id, started_at_ns=0)
     return None
@@ -196,10 +193,11 @@ def record_exit(context: Context, exited: Exited) -> None:
     container = context.inventory.containers.get(exited.id)
     if container is None:
         with context.awaited:
-            context.exec_exits[exited.id] = (255 if exited.code is None else exited.code, exited.at_ns)
-            context.awaited.notify_all()
+            if exited.id in context.executing:
+                context.exec_exits[exited.id] = (255 if exited.code is None else exited.code, exited.at_ns)
+                context.awaited.notify_all()
         return
-    if container.state is ContainerState.EXITED or (container.id in context.starting and exited.code == 111):
+    if container.state is ContainerState.EXITED or context.is_for_the_start(exited):
         return
     cgroup = context.cgroup(container.cgroup)
     if exited.code is None:
@@ -208,15 +206,15 @@ def record_exit(context: Context, exited: Exited) -> None:
     code = 255 if exited.code is None else exited.code
     reason = "OOMKilled" if was_out_of_memory else "Unknown" if exited.code is None else "Error" if code else "Completed"
     message = "its end was not seen: its reaper was killed" if exited.code is None else ""
-    changed = msgspec.structs.replace(
-        container,
-        finished_at_ns=max(exited.at_ns, container.started_at_ns, 1),
-        exit_code=code,
-        reason=reason,
-        message=message,
-        pid=0,
-    )
-    context.inventory.save_container(changed)
+    with contextlib.suppress(ContainerNotFound):  # it was removed meanwhile
+        context.inventory.change_container(
+            container.id,
+            finished_at_ns=max(exited.at_ns, container.started_at_ns, 1),
+            exit_code=code,
+            reason=reason,
+            message=message,
+            pid=0,
+        )
     try:
         lifecycle.clean_up(context, container)
     except (OSError, MonitorLost) as error:

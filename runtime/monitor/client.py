@@ -1,7 +1,9 @@
 """The daemon's end: find the monitor or start one, ask it, hear of exits.
 
-The only file of the daemon that knows how a monitor is reached.  When the monitor dies, every
-request under way fails with ``MonitorLost`` and ``on_lost`` is called from the reading thread.
+The only file of the daemon that knows how a monitor is reached.  When the monitor dies ``on_lost`` is
+called from the reading thread: it connects again, tells the new monitor what it finds there, and says
+``settle``.  Until then requests wait; those that can be asked twice are asked again, a launch under
+way fails with ``MonitorLost``.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class MonitorClient:
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._lock = threading.Lock()
-        self._pending: dict[int, Future[Message]] = {}
+        self._sending = threading.Lock()
+        self._settled = threading.Event()
+        self._pending: dict[int, tuple[socket.socket, Future[Message]]] = {}
         self._sequence = 0
         self._connection: socket.socket | None = None
         self._child: int | None = None
@@ -84,9 +88,20 @@ class MonitorClient:
         threading.Thread(target=self._read, args=(connection,), name="monitor", daemon=True).start()
         return started
 
+    def settle(self) -> None:
+        """Let requests go on: the monitor has been told what its reapers are for."""
+        with self._lock:
+            if self._connection is not None:  # else it is gone again already
+                self._settled.set()
+
+    @property
+    def is_settled(self) -> bool:
+        return self._settled.is_set()
+
     def close(self, *, end_monitor: bool = False) -> None:
         """Disconnect; with *end_monitor*, end the monitor too (only when it has nothing to watch)."""
         self._closing = True
+        self._settled.set()  # who waits finds no connection
         if end_monitor and self._child is None:
             self._end_stranger()
         connection = self._connection
@@ -130,7 +145,7 @@ class MonitorClient:
         report = Report(len(program.all_steps))
         with memory("kernelet-program", program.pack()) as code:
             files = [code, report.memory, *descriptors.values(), *sinks]
-            message = self._ask(
+            message = self._ask_settled(
                 {
                     "op": "launch",
                     "id": process_id,
@@ -145,24 +160,25 @@ class MonitorClient:
                     "limit": limit,
                 },
                 files,
+                again=False,
             )
         return _launched(message), report
 
     def start(self, process_id: str) -> Launched:
         """Let a created process go on; returns when it has executed its program, or could not."""
-        return _launched(self._ask({"op": "start", "id": process_id}))
+        return _launched(self._ask_settled({"op": "start", "id": process_id}))
 
     def signal(self, process_id: str, number: int) -> bool:
         """Signal the process; False when it has ended."""
-        return bool(self._ask({"op": "signal", "id": process_id, "signal": number}).get("delivered", False))
+        return bool(self._ask_settled({"op": "signal", "id": process_id, "signal": number}).get("delivered", False))
 
     def reopen_log(self, process_id: str, file: Fd) -> None:
         """Go on in *file*; when this returns, nothing more goes to the old one."""
-        self._ask({"op": "reopen", "id": process_id}, [file])
+        self._ask_settled({"op": "reopen", "id": process_id}, [file])
 
     def forget(self, process_id: str, run_dir: Path) -> None:
         """End the process if it still runs, and its reaper."""
-        self._ask({"op": "forget", "id": process_id, "run_dir": os.fspath(run_dir)})
+        self._ask_settled({"op": "forget", "id": process_id, "run_dir": os.fspath(run_dir)})
 
     def adopt(
         self,
@@ -170,7 +186,6 @@ class MonitorClient:
         kind: str,
         *,
         run_dir: Path,
-        state: str,
         sinks: Sequence[Fd] = (),
         terminal: bool = False,
         output: str = "log",
@@ -182,7 +197,6 @@ class MonitorClient:
                 "id": process_id,
                 "kind": kind,
                 "run_dir": os.fspath(run_dir),
-                "state": state,
                 "output": output,
                 "terminal": terminal,
                 "limit": 0,
@@ -196,6 +210,17 @@ class MonitorClient:
         message = self._ask({"op": "list"})
         return list(message["watched"]), [Path(path) for path in message["found"]]
 
+    def _ask_settled(self, message: Message, files: Sequence[Fd] = (), *, again: bool = True) -> Message:
+        """Ask once there is a monitor that knows its reapers; *again* when that one goes away too."""
+        deadline = time.monotonic() + START_SECONDS
+        while self._settled.wait(max(0.0, deadline - time.monotonic())):
+            try:
+                return self._ask(message, files)
+            except MonitorLost:
+                if not again or self._closing:
+                    raise
+        raise MonitorLost(f"the node has had no monitor for {START_SECONDS:.0f} s; the daemon's log says why")
+
     def _ask(self, message: Message, files: Sequence[Fd] = ()) -> Message:
         answer: Future[Message] = Future()
         with self._lock:
@@ -204,12 +229,17 @@ class MonitorClient:
                 raise MonitorLost("the monitor is being replaced; try again")
             self._sequence += 1
             sequence = self._sequence
-            self._pending[sequence] = answer
-            try:
+            self._pending[sequence] = connection, answer
+        try:
+            # Not under the lock that the reader takes: with both sockets full, nobody would read any more.
+            with self._sending:
                 protocol.send(connection, {**message, "seq": sequence}, [file.fileno() for file in files])
-            except OSError as error:
-                del self._pending[sequence]
-                raise MonitorLost(f"the monitor went away: {error.strerror}") from error
+        except OSError as error:
+            with self._lock:
+                self._pending.pop(sequence, None)
+                if self._connection is connection:
+                    self._settled.clear()
+            raise MonitorLost(f"the monitor went away: {error.strerror}") from error
         reply = answer.result()
         if reply.get("unknown"):
             raise ProcessLookupError(reply["error"])
@@ -226,9 +256,9 @@ class MonitorClient:
                 self._on_exit(Exited(message["id"], message["code"], message["at_ns"]))
                 continue
             with self._lock:
-                answer = self._pending.pop(message["seq"], None)
-            if answer is not None:
-                answer.set_result(message)
+                asked = self._pending.pop(message["seq"], None)
+            if asked is not None:
+                asked[1].set_result(message)
         self._lost(connection)
 
     def _receive(self, connection: socket.socket) -> tuple[Message, list[Fd]] | None:
@@ -239,17 +269,16 @@ class MonitorClient:
 
     def _lost(self, connection: socket.socket) -> None:
         with self._lock:
-            pending, self._pending = self._pending, {}
+            lost = [key for key, (asked, _) in self._pending.items() if asked is connection]
+            answers = [self._pending.pop(key)[1] for key in lost]
             if self._connection is connection:
                 self._connection = None
-        for answer in pending.values():
+                self._settled.clear()
+        for answer in answers:
             answer.set_exception(MonitorLost("the monitor went away in the middle of a request"))
         if self._closing:
             return
         connection.close()
-        if self._child is not None:
-            process.reap(self._child)
-            self._child = None
         self._on_lost()
 
     def _try_connect(self) -> socket.socket | None:
@@ -262,6 +291,10 @@ class MonitorClient:
         return connection
 
     def _start(self) -> None:
+        if self._child is not None:  # it has ended, or does not come to its socket
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, 9)
+            process.reap(self._child)
         command = [sys.executable, "-I", "-m", "runtime.monitor", os.fspath(self._paths.run_dir)]
         self._child = process.start_session(command, self._paths.run_dir / "monitor.log")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -35,6 +36,7 @@ class Monitor:
         self._scratch = pipe()
         self._watches: dict[str, Watch] = {}
         self._waiting: dict[str, Reply] = {}
+        self._forgetting: dict[str, list[Reply]] = {}
         self._held: dict[streams.Stream, Watch] = {}
         self._found = adopt.find_reapers(run_dir)
         self._listen(listener.fileno(), self._accept)
@@ -84,6 +86,8 @@ class Monitor:
         }[request["op"]]
         try:
             handler(request, files, reply)
+        except ValueError as error:  # descriptors got lost on the way: there are too many open here
+            self._answer(reply, error=str(error), errno=errno.EMFILE)
         except OSError as error:
             self._answer(
                 reply, error=f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror), errno=error.errno
@@ -95,6 +99,8 @@ class Monitor:
         self._unlisten(connection.fileno())
         self._connections.remove(connection)
         self._waiting = {key: reply for key, reply in self._waiting.items() if reply[0] is not connection}
+        for key, replies in self._forgetting.items():
+            self._forgetting[key] = [reply for reply in replies if reply[0] is not connection]
         connection.close()
 
     def _answer(self, reply: Reply | None, **content: Any) -> None:
@@ -121,6 +127,12 @@ class Monitor:
 
     def _start(self, request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
         watch = self._watches[request["id"]]
+        if watch.forgetting or watch.id in self._waiting:
+            raise KeyError(watch.id)
+        if watch.state is not State.CREATED:  # asked again, after another monitor had done it
+            outcome = read_progress(watch.report)
+            self._answer(reply, failed=outcome.failed, errno=outcome.errno, pid=outcome.pid)
+            return
         self._waiting[watch.id] = reply
         watch.release()
 
@@ -148,13 +160,17 @@ class Monitor:
                 self._answer(reply, state=None)
                 return
             known, ends = adopt.take_over(found, request["id"], Kind(request["kind"]))
-            known.state = State(request["state"])
+            known.state = State.RUNNING if known.kind is Kind.PAUSE else State.CREATED
             self._watches[known.id] = known
             self._attach(known, ends, request, files)
             for stream in known.streams:
                 if isinstance(stream, streams.PipeToLog):
                     stream.recover()
             self._listen(known.ready.fileno(), lambda: self._on_ready(known))
+            if known.has_exit():
+                self._on_done(known)
+            else:
+                self._read_ready(known)
         ended = known.exit
         self._answer(
             reply, state=known.state, pid=known.pid(), code=ended.code if ended else None, at_ns=ended.at_ns if ended else 0
@@ -171,13 +187,18 @@ class Monitor:
             watch, _ = adopt.take_over(found, request["id"], Kind.EXEC)
             self._watches[watch.id] = watch
             self._listen(watch.done.fileno(), lambda: self._on_done(watch))
+            self._listen(watch.reaper.fileno(), lambda: self._on_reaper_gone(watch))
         watch.forgetting = True
-        if watch.state is not State.ENDED:
-            self._waiting[watch.id] = reply
-            watch.send_signal(9)
-            return
-        self._answer(reply)
-        self._drop(watch)
+        self._forgetting.setdefault(watch.id, []).append(reply)
+        self._refuse(watch)
+        if watch.state is State.ENDED:
+            self._drop(watch)
+        elif not watch.send_signal(9) and not watch.pid():
+            watch.end_reaper()  # there is no process yet, and now there will be none
+
+    def _refuse(self, watch: Watch) -> None:
+        """Tell who still waits for the process to get on that it will not."""
+        self._answer(self._waiting.pop(watch.id, None), error=f"{watch.id} is being ended", unknown=True)
 
     # What the watched do.
 
@@ -227,6 +248,12 @@ class Monitor:
             if stream.holding_since is not None and stream.holding_since <= due:
                 self._on_output(watch, stream, flush=True)
 
+    def _read_ready(self, watch: Watch) -> None:
+        """Take all that the ready pipe says now: one byte, and its end."""
+        for _ in range(2):
+            if watch.ready.fileno() in self._handlers:
+                self._on_ready(watch)
+
     def _on_ready(self, watch: Watch) -> None:
         try:
             said = os.read(watch.ready.fileno(), 1)
@@ -235,10 +262,12 @@ class Monitor:
         if said:
             watch.state = State.RUNNING if watch.kind is Kind.PAUSE else State.CREATED
             self._answer(self._waiting.pop(watch.id, None), pid=watch.pid())
+            if watch.forgetting:
+                watch.send_signal(9)
             return
         self._unlisten(watch.ready.fileno())
         outcome = read_progress(watch.report)
-        reply = self._waiting.pop(watch.id, None) if not watch.forgetting else None
+        reply = self._waiting.pop(watch.id, None)
         if outcome.failed is not None:
             self._answer(reply, failed=outcome.failed, errno=outcome.errno, pid=outcome.pid)
         elif outcome.pid == 0:
@@ -259,15 +288,13 @@ class Monitor:
         """Write out all output that is there, then say that the process ended."""
         self._unlisten(watch.done.fileno())
         self._unlisten(watch.reaper.fileno())
-        for _ in ("the byte", "the end"):
-            if watch.ready.fileno() in self._handlers:
-                self._on_ready(watch)
+        self._read_ready(watch)
+        self._refuse(watch)
         for stream in watch.streams:
             stream.drain()
             self._held.pop(stream, None)
         watch.state, watch.exit = State.ENDED, ended
         if watch.forgetting:
-            self._answer(self._waiting.pop(watch.id, None))
             self._drop(watch)
             return
         self._broadcast("exited", id=watch.id, code=ended.code, at_ns=ended.at_ns)
@@ -283,6 +310,8 @@ class Monitor:
         watch.close()
         self._ledger.free(watch.id)
         del self._watches[watch.id]
+        for reply in self._forgetting.pop(watch.id, ()):
+            self._answer(reply)
         self._listen(watch.reaper.fileno(), partial(self._bury, watch))
 
     def _bury(self, watch: Watch) -> None:

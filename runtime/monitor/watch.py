@@ -93,6 +93,10 @@ class Watch:
             return Exit(None, 0)
         return Exit(code, at_ns)
 
+    def has_exit(self) -> bool:
+        """Whether the reaper has left an exit status already."""
+        return (self.run_dir / EXIT_FILE).exists()
+
     def end_reaper(self) -> None:
         """Tell the reaper to end: it has nothing left to hold."""
         process.send_signal(self.reaper, 9)

@@ -50,11 +50,14 @@ def run(context: Context, config: SandboxConfig) -> str:
 
 def stop(context: Context, sandbox_id: str) -> None:
     """End everything in the sandbox at once.  Idempotent: an unknown or stopped one is no error, and cheap."""
-    try:
-        sandbox = context.inventory.find_sandbox(sandbox_id)
-    except SandboxNotFound:
-        return
-    if sandbox.state is SandboxState.NOT_READY:
+    sandbox_id = _full_id(context, sandbox_id)
+    with context.exclusive(sandbox_id):
+        _stop(context, sandbox_id)
+
+
+def _stop(context: Context, sandbox_id: str) -> None:
+    sandbox = context.inventory.sandboxes.get(sandbox_id)
+    if sandbox is None or sandbox.state is SandboxState.NOT_READY:
         return
     context.journal.begin(sandbox.id, STOP)
     finish_stop(context, sandbox)
@@ -62,6 +65,14 @@ def stop(context: Context, sandbox_id: str) -> None:
 
 def finish_stop(context: Context, sandbox: Sandbox) -> None:
     """The work of ``stop``, also of one that was interrupted."""
+    context.stopping.add(sandbox.id)
+    try:
+        _end_all(context, sandbox)
+    finally:
+        context.stopping.discard(sandbox.id)
+
+
+def _end_all(context: Context, sandbox: Sandbox) -> None:
     for container in context.inventory.containers_of(sandbox.id):
         lifecycle.stop(context, container.id, 0)
     tear_down(context, sandbox.id)
@@ -79,16 +90,16 @@ def finish_stop(context: Context, sandbox: Sandbox) -> None:
 
 def remove(context: Context, sandbox_id: str) -> None:
     """Remove the sandbox with its containers, stopping it first.  Idempotent: an unknown one is no error."""
-    try:
-        sandbox = context.inventory.find_sandbox(sandbox_id)
-    except SandboxNotFound:
-        return
-    stop(context, sandbox.id)
-    for container in context.inventory.containers_of(sandbox.id):
-        lifecycle.remove(context, container.id)
-    context.journal.begin(sandbox.id, REMOVE)
-    remove_files(context, sandbox.id)
-    context.inventory.drop_sandbox(sandbox.id, finishes=REMOVE)
+    sandbox_id = _full_id(context, sandbox_id)
+    with context.exclusive(sandbox_id):
+        _stop(context, sandbox_id)
+        if sandbox_id not in context.inventory.sandboxes:
+            return
+        for container in context.inventory.containers_of(sandbox_id):
+            lifecycle.remove(context, container.id)
+        context.journal.begin(sandbox_id, REMOVE)
+        remove_files(context, sandbox_id)
+        context.inventory.drop_sandbox(sandbox_id, finishes=REMOVE)
 
 
 def tear_down(context: Context, sandbox_id: str) -> None:
@@ -121,6 +132,13 @@ def cgroups_of(context: Context, owner: str) -> list[Cgroup]:
 def boot_id() -> str:
     """What tells this boot of the kernel from all others."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _full_id(context: Context, prefix: str) -> str:
+    try:
+        return context.inventory.find_sandbox(prefix).id
+    except SandboxNotFound:
+        return prefix
 
 
 def _find_attempt(context: Context, config: SandboxConfig) -> Sandbox | None:
