@@ -102,6 +102,15 @@ def leave_the_monitor(steps: Program) -> None:
     """What the runner does before it clones."""
     steps.call("setsid", why="no signal to the monitor's session or terminal may reach a container")
     steps.call("umask", 0, why="modes as they are written here")
+    steps.call(
+        "prctl",
+        Flags(("PR_SET_DUMPABLE",)),
+        0,
+        0,
+        0,
+        0,
+        why="until execve no process of a shared pid namespace may look into or trace this one",
+    )
 
 
 def pause_program(title: str, *, in_cgroup: bool) -> Program:

@@ -64,7 +64,7 @@ def leave_the_hosts_mounts(run_dir: Path, *also: str) -> None:
     """
     namespace.unshare(namespace.FLAGS["mnt"])
     mount.set_propagation("/", "private", recursive=True)
-    needed = {"/proc", os.path.realpath(run_dir), os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix), __file__, *also}
+    needed = {"/proc", __file__, *also, *(os.path.realpath(path) for path in (run_dir, sys.prefix, sys.base_prefix))}
     table = load_mountinfo()
     keep = {
         max((row for row in table if _contains(row.target, path)), key=lambda row: (len(row.target), row.mount_id)).mount_id

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +27,7 @@ from kernel.report import Report
 from runtime.container import ground, init
 from runtime.container.descriptors import EXIT_FILE
 from runtime.errors import KerneletError
+from runtime.monitor.__main__ import leave_the_hosts_mounts
 from runtime.monitor.client import Exited, MonitorClient
 from runtime.monitor.launch import Launcher
 from runtime.monitor.watch import Watch
@@ -52,38 +56,64 @@ class Ours:
 
 
 class FromTheMonitor(Ours):
-    """Launch as the monitor does, in this process."""
+    """Launch as the monitor does, in a process and a mount namespace like the monitor's; that process takes the time."""
 
     def __init__(self, paths: Paths, directory: Path) -> None:
         super().__init__(paths, directory)
-        self._launcher = Launcher()
-        self._last: Watch | None = None
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                self._ours.close()
+                self._serve(theirs)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        theirs.close()
 
     def close(self) -> None:
-        if self._last is not None:
-            self._last.bury_reaper()
+        self._ours.close()
+        os.waitpid(self._pid, 0)
 
-    def run(self, number: int) -> None:
-        name = f"m{number}"
+    def run(self, number: int) -> int:
+        self._ours.send(str(number).encode())
+        answer = self._ours.recv(64)
+        if not answer:
+            raise KerneletError("the launching process ended; its error is above")
+        return int(answer)
+
+    def _serve(self, connection: socket.socket) -> None:
+        launcher, last = Launcher(), None
+        leave_the_hosts_mounts(self._paths.run_dir, "/dev/null", str(self._bundle))
+        while number := connection.recv(64):
+            begun = time.perf_counter_ns()
+            watch = self._launch(launcher, f"m{number.decode()}")
+            if last is not None:
+                last.bury_reaper()  # as the monitor does: when it hears of it, not waiting
+            last = watch
+            connection.send(str(time.perf_counter_ns() - begun).encode())
+        if last is not None:
+            last.bury_reaper()
+
+    def _launch(self, launcher: Launcher, name: str) -> Watch:
         run_dir, prepared, program = self.prepare(name)
         report = Report(len(program.all_steps))
         request = {"id": name, "kind": "container", "run_dir": str(run_dir), "name": "bench", "input": False}
         with memory("kernelet-program", program.pack()) as code:
             files: list[Fd] = [code, report.memory, *prepared.descriptors.values()]
-            watch, ends = self._launcher.launch({**request, "descriptors": list(prepared.descriptors)}, files)
+            watch, ends = launcher.launch({**request, "descriptors": list(prepared.descriptors)}, files)
         os.eventfd_read(watch.done.fileno())
         ended = watch.read_exit()
         for end in ends.values():
             end.close()
         watch.end_reaper()
         watch.close()
-        if self._last is not None:
-            self._last.bury_reaper()  # as the monitor does: when it hears of it, not waiting
-        self._last = watch
         if ended.code != 0:
             raise KerneletError(f"{name} ended with {ended.code}")
         os.unlink(run_dir / EXIT_FILE)
         os.rmdir(run_dir)
+        return watch
 
 
 class ByDaemon(Ours):
@@ -140,7 +170,7 @@ def peer(command: list[str], directory: Path) -> Callable[[int], None]:
 
 
 @contextmanager
-def prepared(directory: Path) -> Iterator[dict[str, Callable[[int], None]]]:
+def prepared(directory: Path) -> Iterator[dict[str, Callable[[int], int | None]]]:
     """All who run the bundle, by name."""
     made = bundle.write(directory / "bundle", ["true"])
     paths = Paths(directory / "root", directory / "run")
@@ -148,9 +178,9 @@ def prepared(directory: Path) -> Iterator[dict[str, Callable[[int], None]]]:
     with mount.new_filesystem("tmpfs") as memory:  # as /run is everywhere
         mount.attach(memory, paths.run_dir)
     paths.prepare()
-    by_daemon = ByDaemon(paths, made)
     monitor = FromTheMonitor(paths, made)
-    actions: dict[str, Callable[[int], None]] = {"ours": monitor.run, "ours by daemon": by_daemon.run}
+    by_daemon = ByDaemon(paths, made)  # after the fork: it has a thread
+    actions: dict[str, Callable[[int], int | None]] = {"ours": monitor.run, "ours by daemon": by_daemon.run}
     if shutil.which("crun"):
         actions["crun"] = peer(["crun", "--root", str(directory / "crun"), "--cgroup-manager=disabled"], made)
     if shutil.which("runc"):
