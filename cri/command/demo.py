@@ -50,6 +50,8 @@ echo "my address: $(ip -4 -o addr show dev eth0 | tr -s ' ' | cut -d ' ' -f 4)"
 echo "my capabilities and filter: $(grep -E 'CapEff|Seccomp:' /proc/self/status | tr -s '\\n\\t' '  ')"
 n=0; while sleep 10; do n=$((n+10)); echo "still here after $n s"; done
 """
+#: What a kubelet writes too, and crictl reads.
+LABELS = {"io.kubernetes.pod.name": "demo", "io.kubernetes.pod.namespace": "default", "io.kubernetes.pod.uid": "demo"}
 LINES_SHOWN = 4
 START_SECONDS = 20
 
@@ -139,8 +141,9 @@ def show(client: Client, chosen: config.Config) -> tuple[str, str]:
     """Run one pod with one container, print what came of it; their ids."""
     logs = chosen.run_dir / "demo-logs"
     sandbox = api.PodSandboxConfig(
-        metadata=api.PodSandboxMetadata(name="demo", namespace="default", uid=f"demo-{os.getpid()}"),
+        metadata=api.PodSandboxMetadata(name="demo", namespace="default", uid="demo"),
         hostname="demo",
+        labels=LABELS,
         log_directory=str(logs),
         linux=api.LinuxPodSandboxConfig(
             security_context=api.LinuxSandboxSecurityContext(namespace_options=api.NamespaceOption(pid=api.CONTAINER))
@@ -151,6 +154,7 @@ def show(client: Client, chosen: config.Config) -> tuple[str, str]:
         image=api.ImageSpec(image=IMAGE),
         command=["sh", "-c", SCRIPT],
         log_path="hello/0.log",
+        labels={**LABELS, "io.kubernetes.container.name": "hello"},
         linux=api.LinuxContainerConfig(
             security_context=api.LinuxContainerSecurityContext(
                 namespace_options=api.NamespaceOption(pid=api.CONTAINER), seccomp=api.SecurityProfile()
