@@ -240,12 +240,17 @@ def _is_on_shared(source: str) -> bool:
 
 
 def _null_device() -> Fd:
-    """A detached mount of the host's /dev/null, seen to be the null device (CVE-2025-31133)."""
+    """A detached mount of the host's /dev/null, seen to be the null device (CVE-2025-31133).
+
+    Read-only, which a device that is written to does not mind: "chmod 0 /proc/kcore" in a container must
+    not change the mode of the host's.
+    """
     file = kernel_mount.clone_tree("/dev/null")
     status = os.fstat(file.fileno())
     if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
         file.close()
         raise OSError(errno.ENODEV, "not the null device", "/dev/null")
+    kernel_mount.set_attributes(file, add=Flags(("MOUNT_ATTR_RDONLY",)).value())
     return file
 
 

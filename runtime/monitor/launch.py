@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel import process
+from kernel import mount, process
 from kernel.fd import Fd, eventfd, memory, open_path, pipe
-from kernel.program import runner_image
+from kernel.program import Flags, runner_image
 from runtime.container.descriptors import Descriptor
 from runtime.monitor.watch import Kind, Watch
 
@@ -17,6 +17,7 @@ from runtime.monitor.watch import Kind, Watch
 #: overwrites another; and not far above, for a table of descriptors is copied up to its highest (0.05 ms for 1,000).
 ABOVE = 96
 RUNNER_NAME = "kernelet-runner"
+READ_ONLY = Flags(("MOUNT_ATTR_RDONLY",)).value()
 
 
 class Launcher:
@@ -25,7 +26,7 @@ class Launcher:
     def __init__(self) -> None:
         with memory(RUNNER_NAME, runner_image()) as image:
             self._runner = image.duplicate(ABOVE)
-        with open_path("/dev/null", os.O_RDWR) as null:
+        with open_null() as null:
             self._null = null.duplicate(ABOVE)
 
     def launch(self, request: dict[str, Any], files: list[Fd]) -> tuple[Watch, dict[int, Fd]]:
@@ -73,6 +74,17 @@ class Launcher:
             finally:
                 for file in lifted.values():
                     file.close()
+
+
+def open_null() -> Fd:
+    """The null device, on a read-only mount of its own, which a device that is written to does not mind.
+
+    It becomes a container's stdin, whose owner and mode are then the container's to change ("chmod 0 /dev/stdin",
+    our own fchown for a user who is not root): not those of the host's /dev/null.
+    """
+    with mount.clone_tree("/dev/null") as clone:
+        mount.set_attributes(clone, add=READ_ONLY)
+        return open_path(f"/proc/self/fd/{clone.fileno()}", os.O_RDWR)
 
 
 @dataclass(slots=True)
