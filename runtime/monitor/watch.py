@@ -17,9 +17,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from kernel import process
-from kernel.fd import Fd, take_from
+from kernel.fd import Fd, open_path, take_from
 from kernel.report import read_progress
-from runtime.container.descriptors import EXIT_FILE, Descriptor
+from runtime.container.descriptors import EXIT_FILE, EXIT_SIZE, Descriptor
 from runtime.container.reaper import read_exit
 from runtime.monitor.streams import LogFile, Stream
 
@@ -88,7 +88,8 @@ class Watch:
     def read_exit(self) -> Exit:
         """The exit status that the reaper left."""
         try:
-            code, at_ns = read_exit((self.run_dir / EXIT_FILE).read_bytes())
+            with open_path(f"{self.run_dir}/{EXIT_FILE}") as file:
+                code, at_ns = read_exit(os.read(file.fileno(), EXIT_SIZE))
         except FileNotFoundError:
             return Exit(None, 0)
         return Exit(code, at_ns)
