@@ -53,12 +53,13 @@ CONSTANTS = """
     RLIMIT_CPU RLIMIT_FSIZE RLIMIT_DATA RLIMIT_STACK RLIMIT_CORE RLIMIT_RSS RLIMIT_NPROC RLIMIT_NOFILE RLIMIT_MEMLOCK
     RLIMIT_AS RLIMIT_LOCKS RLIMIT_SIGPENDING RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_RTPRIO RLIMIT_RTTIME
     PROC_SUPER_MAGIC OVERLAYFS_SUPER_MAGIC TMPFS_MAGIC CGROUP2_SUPER_MAGIC NSFS_MAGIC
+    BPF_PROG_LOAD BPF_PROG_ATTACH BPF_PROG_TYPE_CGROUP_DEVICE BPF_CGROUP_DEVICE BPF_F_ALLOW_MULTI
     SPLICE_F_NONBLOCK SIOCSIFFLAGS IFF_UP AF_INET SOCK_DGRAM SOCK_CLOEXEC
 """.split()
 
 #: System calls that programs are made of: the number of each comes from the headers too.
 CALLS = """
-    capset chdir chroot clock_gettime clone3 close close_range dup3 execve exit_group faccessat2 fchdir fchmod fchmodat
+    bpf capset chdir chroot clock_gettime clone3 close close_range dup3 execve exit_group faccessat2 fchdir fchmod fchmodat
     fchown fchownat
     fcntl fsconfig fsmount fsopen getcwd getpid ioctl ioprio_set keyctl kill linkat mkdirat mknodat mount mount_setattr
     move_mount nanosleep open_tree openat openat2 personality pidfd_getfd pidfd_open pivot_root ppoll prctl prlimit64 read
@@ -125,6 +126,7 @@ SOURCE = """
     #include <sys/wait.h>
     #include <unistd.h>
     #include <linux/audit.h>
+    #include <linux/bpf.h>
     #include <linux/capability.h>
     #include <linux/close_range.h>
     #include <linux/filter.h>

@@ -17,7 +17,7 @@ from kernel.cgroup import Cgroup
 from kernel.fd import Fd, open_path
 from kernel.program import Program
 from runtime import history, snapshot
-from runtime.container import ground, init, resources
+from runtime.container import device_filter, ground, init, resources
 from runtime.container.complete import complete_spec
 from runtime.container.config import ContainerConfig
 from runtime.container.descriptors import Descriptor
@@ -183,6 +183,7 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
     cgroup.create()
     linux = container.config.spec.linux
     resources.apply(cgroup, context.tree, linux.resources)
+    device_filter.apply(cgroup, linux)
     snapshot.prepare(paths, container.id)
     with contextlib.ExitStack() as opened:
         root = opened.enter_context(snapshot.mount(paths, container.id, lower))
