@@ -161,8 +161,9 @@ class Program:
     def continued(self, title: str) -> Program:
         """A copy to add steps to.  What is here is packed once for all copies: 10 us for each, not 200."""
         if self._begun is None:
-            self._begun = _Packer()
-            self._begun.add(self)
+            begun = _Packer()
+            begun.add(self)
+            self._begun = begun  # whole: another thread may copy it from now on
         return Program(title, list(self.steps), list(self.behind), self.clone_index, self._begun)
 
     def pack(self) -> bytes:
@@ -213,7 +214,7 @@ def _describe(argument: Argument) -> str:
         case Buffer(name, _, _):
             return f"&{name}"
         case str():
-            return _quote(argument.encode())
+            return _quote(os.fsencode(argument))
         case bytes():
             return _quote(argument)
         case _:
@@ -222,6 +223,13 @@ def _describe(argument: Argument) -> str:
 
 def _quote(text: bytes) -> str:
     return '"' + text.decode("utf-8", "backslashreplace").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _checked(text: bytes) -> bytes:
+    """*text*, unless C would take it for another, shorter one than was looked at here."""
+    if b"\0" in text:
+        raise ValueError(f"{_quote(text)}: must not contain a NUL")
+    return text
 
 
 class _Packer:
@@ -319,7 +327,7 @@ class _Packer:
     def _write(self, argument: str | bytes | Vector | Words | Filter | Buffer) -> int:
         match argument:
             case Vector(items):
-                addresses = [self._place(item) for item in items]
+                addresses = [self._place(_checked(item)) for item in items]
                 return self._write_words(8, (*addresses, 0), relocate=range(len(items)))
             case Words(width, values):
                 return self._write_words(width, values)
@@ -328,7 +336,7 @@ class _Packer:
             case Buffer(_, size):
                 return self._append(b"\0" * size, 8)
             case str():
-                return self._append(os.fsencode(argument) + b"\0", 1)
+                return self._append(_checked(os.fsencode(argument)) + b"\0", 1)
             case bytes():
                 return self._append(argument + b"\0", 1)
 
