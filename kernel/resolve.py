@@ -88,11 +88,14 @@ def is_directory(file: Fd) -> bool:
 def read_in_root(root: Fd, path: str | bytes, limit: int) -> bytes:
     """The content of the regular file *path* inside *root*, at most *limit* bytes.
 
-    Raises OSError (EFBIG) above the limit: an image may carry a passwd of any size (CVE-2026-47262).
+    Raises OSError (EFBIG) above the limit: an image may carry a passwd of any size (CVE-2026-47262); and EINVAL for
+    what is no regular file, without opening it: to open a device is to do something to it (/dev/watchdog).
     """
-    with open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    with open_in_root(root, path) as place:
+        if not stat.S_ISREG(os.fstat(place.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fsdecode(path))
+        file = Fd(os.open(f"/proc/self/fd/{place.fileno()}", os.O_RDONLY | os.O_CLOEXEC))
+    with file:
         content = bytearray()
         while len(content) <= limit:
             piece = os.read(file.fileno(), min(65536, limit + 1 - len(content)))
