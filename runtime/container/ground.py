@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from kernel import mount as kernel_mount
@@ -30,6 +29,9 @@ from runtime.errors import HostPathNotFound, InvalidSpec
 from runtime.spec import schema
 
 _FRESH = {"tmpfs"}
+#: Paths of the kernel's whose kind is remembered.
+REMEMBERED = 1024
+_known: dict[str, bool] = {}
 
 
 @dataclass(slots=True)
@@ -143,8 +145,10 @@ class _Builder:
             self._make_place(len(self._spec.mounts), self._spec.process.cwd, directory=True)
 
     def _make_place(self, index: int, path: str, *, directory: bool) -> None:
-        if not path.startswith("/"):
+        if not path.startswith("/") or "\0" in path:
             raise InvalidSpec(f"{path!r}: must be an absolute path")
+        if index < len(self._spec.mounts) and not path.strip("/"):
+            raise InvalidSpec("mount at /: the root is the image's")
         owner = self._mount_below(index, path)
         if owner is None:
             self._make_in(self._root, path, directory=directory)
@@ -254,10 +258,17 @@ def _null_device() -> Fd:
     return file
 
 
-@cache
 def _kind_in_kernel(path: str) -> bool | None:
-    """As ``_look``, of a path of procfs or sysfs: a new one of the same kernel has what ours has, and goes on having it."""
-    return _look(lambda: open_path(path, os.O_PATH))
+    """As ``_look``, of a path of procfs or sysfs: a new one of the same kernel has what ours has, and goes on having it.
+
+    What is not there may come with a module.
+    """
+    kind = _known.get(path)
+    if kind is None:
+        kind = _look(lambda: open_path(path, os.O_PATH))
+        if kind is not None and len(_known) < REMEMBERED:
+            _known[path] = kind
+    return kind
 
 
 def _look(find: Callable[[], Fd]) -> bool | None:

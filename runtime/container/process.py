@@ -17,12 +17,19 @@ from runtime.errors import InvalidSpec
 from runtime.spec import schema
 
 LAST = 0xFFFFFFFF
+RLIMITS = frozenset(
+    "RLIMIT_" + name
+    for name in "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME".split()
+)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def limit(steps: Program, process: schema.Process) -> None:
     """Resource limits and the out-of-memory score, while /proc is still the host's own."""
+    names = [rlimit.type for rlimit in process.rlimits]
     for rlimit in process.rlimits:
+        if rlimit.type not in RLIMITS or names.count(rlimit.type) > 1:
+            raise InvalidSpec(f"process.rlimits {rlimit.type!r}: not the name of a limit, or there twice")
         value = Words(8, (rlimit.soft, rlimit.hard))
         steps.call(
             "prlimit64",
@@ -109,7 +116,7 @@ def close_all(steps: Program) -> None:
 def become(steps: Program, process: schema.Process, last_capability: int, filter_code: bytes | None) -> None:
     """Become the user, with no more than the spec's capabilities, under its filter."""
     user, capabilities = process.user, process.capabilities or schema.Capabilities()
-    steps.call("chdir", process.cwd, why="the working directory", hint="the working directory must exist in the image")
+    _stand_in(steps, process.cwd)
     steps.call("umask", 0o022 if user.umask is None else user.umask, why="the mask for new files")
     for number in range(last_capability + 1):
         if f"CAP_{_name(number)}" not in capabilities.bounding:
@@ -138,6 +145,28 @@ def become(steps: Program, process: schema.Process, last_capability: int, filter
             _filter(steps, filter_code, "last, so that the profile need not allow what stands above")
 
 
+def _stand_in(steps: Program, path: str) -> None:
+    """Enter the working directory.
+
+    Not by chdir(2): an image may name /proc/1/root, which with all our rights would lead to the root of whatever is
+    process 1 there, the host's own in its pid namespace.  Links that are no paths are not followed (CVE-2024-21626).
+    """
+    flags, resolve = ("O_PATH", "O_DIRECTORY", "O_CLOEXEC"), ("RESOLVE_IN_ROOT", "RESOLVE_NO_MAGICLINKS")
+    label = "{" + "|".join(flags) + ", " + "|".join(resolve) + "}"
+    how = Words(8, (Flags(flags).value(), 0, Flags(resolve).value()), label=label)
+    directory = steps.call(
+        "openat2",
+        Flags(("AT_FDCWD",)),
+        path,
+        how,
+        24,
+        store="cwd",
+        why="find the working directory inside the root",
+        hint="the working directory must exist in the image",
+    )
+    steps.call("fchdir", directory, why="the working directory")
+
+
 def wait_for_start(steps: Program) -> None:
     """Say that the set-up is done, and wait to be started."""
     steps.call("write", Descriptor.READY, "c", 1, why="the container is created")
@@ -148,6 +177,9 @@ def execute(steps: Program, process: schema.Process) -> None:
     """Become the program, found as execvp(3) would: one step a directory of PATH."""
     if not process.args:
         raise InvalidSpec("process.args: nothing to run: neither the container nor the image names a command")
+    for what, text in (*(("args", argument) for argument in process.args), *(("env", entry) for entry in process.env)):
+        if "\0" in text:  # of env the name alone is told: the value may be a secret
+            raise InvalidSpec(f"process.{what} {text.partition('=')[0]!r}: must not contain a NUL")
     arguments = Vector(tuple(os.fsencode(argument) for argument in process.args))
     environment = Vector(tuple(os.fsencode(entry) for entry in process.env))
     name = process.args[0]

@@ -147,9 +147,12 @@ def _make_device(steps: Program, facts: Facts, directory: Slot, device: schema.D
         raise InvalidSpec(f"linux.devices {device.path}: unknown type {device.type!r}")
     if not device.path.startswith("/dev/") or "/../" in device.path:
         raise InvalidSpec(f"linux.devices {device.path}: must be below /dev")
-    name = device.path.removeprefix("/dev/")
-    for parent in reversed(PurePosixPath(name).parents[:-1]):
+    above, name = os.path.split(device.path)
+    for parent in reversed(PurePosixPath(above.removeprefix("/dev")[1:]).parents[:-1]):
         _make_directory(steps, facts, f"/dev/{parent}")
+    if above != "/dev":
+        _make_directory(steps, facts, above)
+        directory = _open(steps, facts.root, above, store="parent", flags=("O_PATH", "O_DIRECTORY", "O_CLOEXEC"))
     mode = _TYPES[device.type] | (0o666 if device.file_mode is None else device.file_mode & 0o7777)
     steps.call(
         "mknodat",
