@@ -109,7 +109,7 @@ def _launch(
     process = _process_of(container, arguments)
     seccomp = container.config.spec.linux.seccomp
     code = compile_filter(seccomp) if seccomp else None
-    with _pidfd_of(context, container) as pidfd, cgroup:
+    with _pidfd_of(container) as pidfd, cgroup:
         program = join.program(f"exec in {container.config.name}", process, KINDS, last_capability(), code, in_cgroup=True)
         launched, report = context.monitor.launch(
             process_id,
@@ -138,7 +138,7 @@ def _process_of(container: Container, arguments: list[str]) -> schema.Process:
     return copy
 
 
-def _pidfd_of(context: Context, container: Container) -> Fd:
+def _pidfd_of(container: Container) -> Fd:
     """A pidfd of the container's init, seen to be that and no later process of the same number."""
     try:
         pidfd = open_pidfd(container.pid)
@@ -146,7 +146,7 @@ def _pidfd_of(context: Context, container: Container) -> Fd:
             text = file.read()
     except (FileNotFoundError, ProcessLookupError):
         raise ContainerNotRunning(f"exec: container {container.config.name} has just ended") from None
-    if container.id not in text and container.id in context.inventory.containers:
+    if container.id not in text:
         pidfd.close()
         raise ContainerNotRunning(f"exec: container {container.config.name} has just ended")
     return pidfd

@@ -7,9 +7,11 @@ the node is touched; what was made is undone in full when a step fails.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
+import stat
 import time
 from pathlib import Path
 
@@ -157,9 +159,16 @@ def destroy(context: Context, container_id: str, cgroup: Cgroup) -> None:
 
 
 def open_log(path: str) -> Fd:
-    """The log file at *path*, to append to, with its directory made; raises OSError when it cannot be made."""
+    """The log file at *path*, to append to, with its directory made; raises OSError when it cannot be made.
+
+    A regular file and nothing else: pods that collect logs can write where logs are, and a FIFO there would stop the
+    monitor, and with it everybody's logs.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return open_path(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
+    with open_path(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "a log must be a regular file", path)
+        return Fd(file.detach())
 
 
 def _find_attempt(context: Context, sandbox_id: str, config: ContainerConfig) -> Container | None:

@@ -50,9 +50,17 @@ class Store:
             try:
                 yield self._connection
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                self._roll_back()
                 raise
-            self._connection.execute("COMMIT")
+            try:
+                self._connection.execute("COMMIT")
+            except BaseException:  # a full disk: without this, nothing could be written ever again
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # SQLite has done it itself after some errors
+            self._connection.execute("ROLLBACK")
 
     def rows(self, query: str, *parameters: object) -> list[tuple[object, ...]]:
         """All rows of a SELECT."""
