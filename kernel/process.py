@@ -15,8 +15,9 @@ import prctl
 
 from kernel.fd import Fd
 
-#: Signals to reset, because being ignored survives execve: Python ignores two, the monitor and whoever started it others.
-_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD)
+#: Signals to reset, all that can be, because being ignored survives execve: Python ignores two, whoever started the
+#: daemon any other (a shell without job control, nohup).
+_RESET = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
 def set_name(name: str) -> None:
@@ -90,6 +91,15 @@ def executable_of(pid: int) -> str:
         return os.readlink(f"/proc/{pid}/exe")
     except OSError:
         return ""
+
+
+def reap_ended(pidfd: Fd) -> None:
+    """Reap the process behind *pidfd* if it is a child of ours that has ended; never waits.
+
+    By pidfd: the number of one that was somebody else's child may be that of a living child of ours by now.
+    """
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd.fileno(), os.WEXITED | os.WNOHANG)
 
 
 def parent_of(pid: int) -> int:

@@ -104,7 +104,7 @@ class Watch:
 
     def bury_reaper(self) -> None:
         """Reap it, once its pidfd says that it has ended."""
-        process.reap(self.reaper_pid)
+        process.reap_ended(self.reaper)
         self.reaper.close()
 
     def close(self) -> None:
