@@ -236,6 +236,7 @@ def say_what_next(socket: Path, container: str) -> None:
         f"  .venv/bin/kernelet ps\n"
         f"  .venv/bin/kernelet logs -f {container[:12]}\n"
         f"  .venv/bin/kernelet exec {container[:12]} ps\n"
+        f"  .venv/bin/kernelet explain {container[:12]}\n"
         f"  crictl --runtime-endpoint unix://{socket} pods\n"
         "Ctrl-C here removes the pod, stops the daemon and leaves nothing behind.",
         flush=True,
