@@ -16,7 +16,7 @@ from runtime.paths import Paths
 from tests.e2e.kubelet import Kubelet, kept
 from tests.support.client import Client
 from tests.support.daemon import Daemon
-from tests.support.image import busybox_packer
+from tests.support.image import PATH, busybox_layer
 from tests.support.isolation import Run
 from tests.support.registry import docker_registry
 from tests.support.requires import enforce
@@ -37,18 +37,20 @@ class Registry:
 
 
 def packages() -> Iterator[tuple[str, Package]]:
-    """busybox by tag; no two share a layer or a config, so that none is here because another was pulled."""
-    yield "gzip", busybox_packer().pack()
-    yield "zstd", marked(busybox_packer("zstd"), "zstd")
-    yield "docker", marked(busybox_packer(docker=True), "docker")
-    foreign = Packer(architecture="riscv64")
-    yield "index", pack_index([marked(foreign, "foreign"), marked(busybox_packer(), "native")])
+    """busybox by tag; no two share a layer, so that none is here because another was pulled."""
+    for tag in ("gzip", "zstd", "docker"):
+        yield tag, busybox(tag)
+    yield "index", pack_index([busybox("foreign", architecture="riscv64"), busybox("native")])
 
 
-def marked(packer: Packer, content: str) -> Package:
-    layer = LayerWriter()
-    layer.file("marker", content.encode())
-    packer.add_layer(layer)
+def busybox(marker: str, *, architecture: str | None = None) -> Package:
+    """Two layers: busybox with a file that is *marker*'s own, and a small one on top."""
+    packer = Packer(docker=marker == "docker", architecture=architecture)
+    packer.env, packer.cmd = (PATH,), ("sh",)
+    below, above = busybox_layer("zstd" if marker == "zstd" else "gzip"), LayerWriter()
+    for layer in (below, above):
+        layer.file("marker", marker.encode())
+        packer.add_layer(layer)
     return packer.pack()
 
 
@@ -88,8 +90,9 @@ def call(daemon: Daemon) -> Iterator[Client]:
 
 
 @pytest.fixture
-def kubelet(call: Client, registry: Registry, tmp_path: Path) -> Kubelet:
+def kubelet(call: Client, registry: Registry, tmp_path: Path) -> Iterator[Kubelet]:
     """With busybox on the node."""
     kubelet = Kubelet(call, tmp_path / "logs", registry.name("gzip"))
     kubelet.pull()
-    return kubelet
+    yield kubelet
+    kubelet.call.close()

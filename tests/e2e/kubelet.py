@@ -13,6 +13,7 @@ from cri.api import api_pb2 as api
 from runtime.paths import Paths
 from tests.support import wait
 from tests.support.client import Client
+from tests.support.daemon import Daemon
 
 _numbers = itertools.count(1)
 
@@ -110,6 +111,19 @@ class Kubelet:
     def lines(self, container_id: str, stream: str | None = None) -> list[str]:
         """The contents of the container's log, entry by entry; those of one *stream* when given."""
         return contents(Path(self.status(container_id).log_path), stream)
+
+    def reconnect(self, daemon: Daemon) -> None:
+        """Ask the daemon that is there now; the old connection would wait before it tries again."""
+        self.call.close()
+        self.call = daemon.client()
+        self.call.wait_until_ready()
+
+    def everything(self) -> dict[str, object]:
+        """All that can be asked about pods and containers, by id."""
+        pods = self.call(api.ListPodSandboxRequest()).items
+        containers = self.call(api.ListContainersRequest()).containers
+        found: dict[str, object] = {pod.id: (pod, self.pod_status(pod.id)) for pod in pods}
+        return found | {each.id: (each, self.status(each.id)) for each in containers}
 
     def clear(self) -> None:
         """Remove every pod and every image."""

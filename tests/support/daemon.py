@@ -14,6 +14,9 @@ from tests.support import wait
 from tests.support.client import Client
 from tests.support.isolation import Run
 
+#: The public registries that tests name: the daemon asks the test's own for them.
+MIRRORED = ("docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io", "public.ecr.aws")
+
 
 class Daemon:
     """One daemon's place; the process in it may change."""
@@ -22,7 +25,7 @@ class Daemon:
         self.paths = paths
         self.log = paths.run_dir.parent / "daemon.log"
         self._config = paths.run_dir.parent / "kernelet.toml"
-        mirrors = "".join(f'"{host}" = "http://{registry}"\n' for host in ("docker.io", "registry.k8s.io")) if registry else ""
+        mirrors = "".join(f'"{host}" = "http://{registry}"\n' for host in MIRRORED) if registry else ""
         self._config.write_text(
             f'root_dir = "{paths.root_dir}"\nrun_dir = "{paths.run_dir}"\n'
             f'[network]\nbridge = "{run.bridge}"\nsubnet = "{run.subnet}"\n[registry.mirrors]\n{mirrors}'
@@ -39,7 +42,11 @@ class Daemon:
         command = [sys.executable, "-m", "cri", "serve", "--config", str(self._config)]
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        wait.until(self._answers, 20, f"the daemon to answer; it says: {self.log.read_text()[-2000:]}")
+        try:
+            wait.until(self._answers, 20, f"the daemon to answer; it says: {self.log.read_text()[-2000:]}")
+        except BaseException:
+            self.kill()
+            raise
 
     def _answers(self) -> bool:
         assert self._process is not None
