@@ -17,6 +17,7 @@ The phase is one byte, stored last: a kill can fall between any two stores, not 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -71,10 +72,18 @@ class Slot:
         self._memory[self._at + _PHASE] = IDLE
 
     def take(self, pipe: int, count: int) -> None:
-        """Read *count* bytes out of *pipe*, the first of them into the slot as evidence."""
-        evidence = memoryview(self._memory)[self._at + _EVIDENCE : self._at + _EVIDENCE + 1]
-        os.readv(pipe, [evidence, bytearray(count - 1)] if count > 1 else [evidence])
-        evidence.release()
+        """Read *count* bytes out of *pipe*, the first of them into the slot as evidence.
+
+        There may be fewer by now: the container can open its own end for reading.  What it takes is its own loss.
+        """
+        with memoryview(self._memory)[self._at + _EVIDENCE : self._at + _EVIDENCE + 1] as evidence:
+            try:
+                taken = os.readv(pipe, [evidence, bytearray(count - 1)] if count > 1 else [evidence])
+                while 0 < taken < count:  # a pipe of packets gives one at a time
+                    piece = len(os.read(pipe, count - taken))
+                    taken = taken + piece if piece else count
+            except BlockingIOError:
+                return
 
     def unfinished(self) -> Unfinished:
         """What the last user of this slot left undone."""
@@ -105,7 +114,10 @@ class Ledger:
         key = (owner.encode()[:64], stream)
         number = self._used.get(key)
         if number is None:
-            number = next(number for number in range(SLOT_COUNT) if not self._memory[number * SLOT_SIZE + _ID])
+            free = (number for number in range(SLOT_COUNT) if not self._memory[number * SLOT_SIZE + _ID])
+            number = next(free, None)
+            if number is None:
+                raise OSError(errno.ENOSPC, f"a monitor watches {SLOT_COUNT} streams at most")
             at = number * SLOT_SIZE
             self._memory[at + _STREAM] = stream
             self._memory[at + _ID : at + _ID + len(key[0])] = key[0]

@@ -132,7 +132,7 @@ class PipeToLog(Stream):
         count = tee(self.source, writer, BATCH)
         if count <= 0:
             return count
-        batch = _whole_lines(os.read(reader.fileno(), count), flush=flush)
+        batch = _whole_lines(_read_all(reader, count), flush=flush)
         if not batch:
             self.holding_since = self.holding_since or time.monotonic()
             return -1
@@ -144,6 +144,18 @@ class PipeToLog(Stream):
         self._slot.take(self.source.fileno(), len(batch))
         self._slot.done()
         return len(batch)
+
+
+def _read_all(reader: Fd, count: int) -> bytes:
+    """The *count* bytes that are in the scratch pipe, to the last one.
+
+    A container can make its end a pipe of packets (O_DIRECT), of which a read(2) gives one at a time; what stayed
+    behind would be in the next stream's log, which is another container's.
+    """
+    batch = os.read(reader.fileno(), count)
+    while len(batch) < count:
+        batch += os.read(reader.fileno(), count - len(batch))
+    return batch
 
 
 def _whole_lines(batch: bytes, *, flush: bool) -> bytes:
