@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import process
+from kernel.capability import mask_of, sets_of
 from kernel.fd import Fd, take_from
 from runtime.container.descriptors import Descriptor
 from runtime.monitor.launch import RUNNER_NAME
@@ -38,7 +39,7 @@ def find_reapers(run_dir: Path) -> dict[Path, Found]:
         except ProcessLookupError:
             continue
         served = _served_by(pid)
-        if served is not None and _is_runner(pid) and served.is_relative_to(run_dir):
+        if served is not None and _is_runner(pid) and served.is_relative_to(run_dir) and _has_our_rights(pid):
             found[served] = Found(pid, pidfd, served)
         else:
             pidfd.close()
@@ -70,6 +71,19 @@ def take_over(found: Found, watch_id: str, kind: Kind) -> tuple[Watch, dict[int,
         else:
             ends[int(number)] = file
     return watch, ends
+
+
+def _has_our_rights(pid: int) -> bool:
+    """Whether *pid* is in our user namespace and may administer it, as a reaper is and may.
+
+    A container can execute a memfd of the runner's name, with a directory of its own that has the path of another
+    container's; but not with these rights, or it needs no tricks.
+    """
+    try:
+        in_ours = os.stat(f"/proc/{pid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino
+        return in_ours and bool(sets_of(pid).effective & mask_of(["CAP_SYS_ADMIN"]))
+    except OSError:
+        return False
 
 
 def _is_runner(pid: int) -> bool:

@@ -23,6 +23,9 @@ from runtime.monitor.watch import Exit, Kind, State, Watch
 
 Reply = tuple[socket.socket, int]
 
+#: What is kept for a daemon that does not read: the ends of more containers than a node has.
+MAX_UNSENT = 4096
+
 
 class Monitor:
     def __init__(self, run_dir: Path, listener: socket.socket) -> None:
@@ -33,6 +36,7 @@ class Monitor:
         self._connections: list[socket.socket] = []
         self._launcher = Launcher()
         self._ledger = Ledger(run_dir / "monitor.streams")
+        self._unsent: dict[socket.socket, list[dict[str, Any]]] = {}
         self._scratch = pipe()
         self._watches: dict[str, Watch] = {}
         self._waiting: dict[str, Reply] = {}
@@ -65,10 +69,14 @@ class Monitor:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        connection.setblocking(False)
         self._connections.append(connection)
         self._listen(connection.fileno(), lambda: self._serve(connection))
 
     def _serve(self, connection: socket.socket) -> None:
+        if connection in self._unsent:
+            self._send_rest(connection)
+            return
         received = protocol.receive(connection)
         if received is None:
             self._disconnect(connection)
@@ -98,6 +106,7 @@ class Monitor:
     def _disconnect(self, connection: socket.socket) -> None:
         self._unlisten(connection.fileno())
         self._connections.remove(connection)
+        self._unsent.pop(connection, None)
         self._waiting = {key: reply for key, reply in self._waiting.items() if reply[0] is not connection}
         for key, replies in self._forgetting.items():
             self._forgetting[key] = [reply for reply in replies if reply[0] is not connection]
@@ -112,17 +121,52 @@ class Monitor:
             self._send(connection, {"event": event, **content})
 
     def _send(self, connection: socket.socket, message: dict[str, Any]) -> None:
-        with contextlib.suppress(ConnectionError):  # the daemon is gone: the loop will see the end of its socket
-            protocol.send(connection, message)
+        """Send, or keep for later: a daemon that does not read must not stop the logs of all containers.
+
+        Meanwhile it is not listened to either.
+        """
+        if connection not in self._connections:
+            return
+        unsent = self._unsent.get(connection)
+        if unsent is None:
+            if not self._try_to_send(connection, message):
+                self._unsent[connection] = [message]
+                self._epoll.modify(connection.fileno(), select.EPOLLOUT)
+        elif len(unsent) < MAX_UNSENT:
+            unsent.append(message)
+        else:
+            self._disconnect(connection)  # when it reads again it sees the end, comes back and asks how all stands
+
+    def _send_rest(self, connection: socket.socket) -> None:
+        unsent = self._unsent[connection]
+        while unsent:
+            if not self._try_to_send(connection, unsent[0]):
+                return
+            del unsent[0]
+        del self._unsent[connection]
+        self._epoll.modify(connection.fileno(), select.EPOLLIN)
+
+    def _try_to_send(self, connection: socket.socket, message: dict[str, Any]) -> bool:
+        try:
+            with contextlib.suppress(ConnectionError):  # the daemon is gone: the loop will see the end of its socket
+                protocol.send(connection, message)
+        except BlockingIOError:
+            return False
+        return True
 
     # Requests.
 
     def _launch(self, request: dict[str, Any], files: list[Fd], reply: Reply) -> None:
         sinks = [files.pop() for _ in range(request["sinks"])][::-1]
         watch, ends = self._launcher.launch(request, files)
+        try:
+            self._attach(watch, ends, request, sinks)
+        except OSError:
+            watch.end_reaper()
+            self._listen(watch.reaper.fileno(), partial(self._bury, watch))
+            raise
         self._watches[watch.id] = watch
         self._waiting[watch.id] = reply
-        self._attach(watch, ends, request, sinks)
         self._listen(watch.ready.fileno(), lambda: self._on_ready(watch))
 
     def _start(self, request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
@@ -159,7 +203,11 @@ class Monitor:
             if found is None:
                 self._answer(reply, state=None)
                 return
-            known, ends = adopt.take_over(found, request["id"], Kind(request["kind"]))
+            try:
+                known, ends = adopt.take_over(found, request["id"], Kind(request["kind"]))
+            except OSError:  # it has just ended
+                self._answer(reply, state=None)
+                return
             known.state = State.RUNNING if known.kind is Kind.PAUSE else State.CREATED
             self._watches[known.id] = known
             self._attach(known, ends, request, files)
@@ -184,7 +232,11 @@ class Monitor:
             if found is None:
                 self._answer(reply)
                 return
-            watch, _ = adopt.take_over(found, request["id"], Kind.EXEC)
+            try:
+                watch, _ = adopt.take_over(found, request["id"], Kind.EXEC)
+            except OSError:  # it has just ended
+                self._answer(reply)
+                return
             self._watches[watch.id] = watch
             self._listen(watch.done.fileno(), lambda: self._on_done(watch))
             self._listen(watch.reaper.fileno(), lambda: self._on_reaper_gone(watch))
@@ -224,7 +276,11 @@ class Monitor:
         self._listen(watch.reaper.fileno(), lambda: self._on_reaper_gone(watch))
 
     def _on_output(self, watch: Watch, stream: streams.Stream, *, flush: bool = False) -> None:
-        if not stream.pump(flush=flush):
+        try:
+            is_open = stream.pump(flush=flush)
+        except OSError:  # of a source that a container made strange, or a sink without room: nobody else's matter
+            is_open = False
+        if not is_open:
             self._unlisten(stream.source.fileno())
             watch.streams.remove(stream)
             self._held.pop(stream, None)
@@ -291,7 +347,8 @@ class Monitor:
         self._read_ready(watch)
         self._refuse(watch)
         for stream in watch.streams:
-            stream.drain()
+            with contextlib.suppress(OSError):  # as in _on_output
+                stream.drain()
             self._held.pop(stream, None)
         watch.state, watch.exit = State.ENDED, ended
         if watch.forgetting:
