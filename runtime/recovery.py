@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from runtime import lifecycle, snapshot
 from runtime.container.reaper import read_exit
 from runtime.container.state import Container, ContainerState
 from runtime.context import Context
-from runtime.errors import ContainerNotFound, MonitorLost
+from runtime.errors import ContainerNotFound, KerneletError, MonitorLost
 from runtime.monitor.client import Exited
 from runtime.monitor.launch import RUNNER_NAME
 from runtime.sandbox import lifecycle as sandbox_lifecycle
@@ -191,6 +192,10 @@ def _names(directory: Path) -> list[str]:
 def record_exit(context: Context, exited: Exited) -> None:
     """Write down how a container ended, then give back what it held.  Anything else is somebody's exec."""
     container = context.inventory.containers.get(exited.id)
+    if exited.id in context.inventory.sandboxes:
+        # Not here: it waits for the ends of the pod's containers to be recorded.
+        threading.Thread(target=_stop_without_pause, args=(context, exited.id), name="pause ended").start()
+        return
     if container is None:
         with context.awaited:
             if exited.id in context.executing:
@@ -219,3 +224,12 @@ def record_exit(context: Context, exited: Exited) -> None:
         lifecycle.clean_up(context, container)
     except (OSError, MonitorLost) as error:
         logger.warning("container %s has ended, but not all of it could be given back: %s", container.id[:13], error)
+
+
+def _stop_without_pause(context: Context, sandbox_id: str) -> None:
+    """The first process of a pod's pid namespace ended, and all others there with it: nothing new can be made in the pod."""
+    logger.warning("sandbox %s: its pause ended; not ready", sandbox_id[:13])
+    try:
+        sandbox_lifecycle.stop(context, sandbox_id)
+    except (KerneletError, OSError) as error:
+        logger.warning("sandbox %s: stopping it: %s", sandbox_id[:13], error)
