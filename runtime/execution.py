@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -20,6 +21,7 @@ from runtime.container import join
 from runtime.container.complete import with_home
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import command_failure, describe_failure
+from runtime.container.identity import is_init_of
 from runtime.container.seccomp import compile_filter
 from runtime.container.state import Container
 from runtime.context import Context
@@ -140,16 +142,10 @@ def _process_of(container: Container, arguments: list[str]) -> schema.Process:
 
 def _pidfd_of(container: Container) -> Fd:
     """A pidfd of the container's init, seen to be that and no later process of the same number."""
-    try:
-        pidfd = open_pidfd(container.pid)
-        with open(f"/proc/{container.pid}/cgroup") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        raise ContainerNotRunning(f"exec: container {container.config.name} has just ended") from None
-    if container.id not in text:
-        pidfd.close()
-        raise ContainerNotRunning(f"exec: container {container.config.name} has just ended")
-    return pidfd
+    with contextlib.suppress(ProcessLookupError), open_pidfd(container.pid) as pidfd:
+        if is_init_of(container):
+            return Fd(pidfd.detach())
+    raise ContainerNotRunning(f"exec: container {container.config.name} has just ended")
 
 
 def _wait(context: Context, process_id: str, timeout_seconds: float, cancelled: threading.Event | None) -> int | None:

@@ -24,10 +24,20 @@ from runtime.container.complete import complete_spec
 from runtime.container.config import ContainerConfig
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import command_failure, describe_failure
+from runtime.container.identity import is_init_of
 from runtime.container.seccomp import compile_filter
 from runtime.container.state import Container, ContainerState
 from runtime.context import Context
-from runtime.errors import ContainerNotFound, ImageNotFound, MonitorLost, SandboxNotReady, StartFailed, TimedOut, WrongState
+from runtime.errors import (
+    ContainerNotFound,
+    ContainerNotRunning,
+    ImageNotFound,
+    MonitorLost,
+    SandboxNotReady,
+    StartFailed,
+    TimedOut,
+    WrongState,
+)
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.spec import schema
 
@@ -196,9 +206,12 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
     snapshot.prepare(paths, container.id)
     with contextlib.ExitStack() as opened:
         root = opened.enter_context(snapshot.mount(paths, container.id, lower))
-        spec = complete_spec(paths, sandbox, container, root, _target_pid(context, container))
+        target = _find_target(context, container)
+        spec = complete_spec(paths, sandbox, container, root, target.pid if target else None)
         prepared = ground.prepare(spec, root, attach_point=paths.attach_point, in_cgroup=True)
         opened.callback(prepared.close)
+        if target is not None and not is_init_of(target):  # its pid namespace was opened by number: was it still it?
+            raise ContainerNotRunning(f"create container {container.config.name}: {target.config.name} has just ended")
         code = compile_filter(spec.linux.seccomp) if spec.linux.seccomp else None
         program = init.program(f"init of {container.config.name}", spec, prepared.facts, code)
         descriptors = dict(prepared.descriptors)
@@ -230,12 +243,12 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
     return launched.pid
 
 
-def _target_pid(context: Context, container: Container) -> int | None:
+def _find_target(context: Context, container: Container) -> Container | None:
     if container.config.pid_mode != "target":
         return None
     target = context.inventory.find_container(container.config.pid_target)
     target.require_running(f"create container {container.config.name}: join the processes of {target.config.name}")
-    return target.pid
+    return target
 
 
 def _fail_start(context: Context, container: Container, errno: int) -> None:
