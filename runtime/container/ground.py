@@ -29,6 +29,8 @@ from runtime.errors import HostPathNotFound, InvalidSpec
 from runtime.spec import schema
 
 _FRESH = {"tmpfs"}
+#: What stands in the way there is the image's or the request's doing.
+_NO_PLACE = {errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EEXIST, errno.ENAMETOOLONG}
 #: Paths of the kernel's whose kind is remembered.
 REMEMBERED = 1024
 _known: dict[str, bool] = {}
@@ -164,6 +166,9 @@ class _Builder:
         except OSError as error:
             if error.errno == errno.EROFS:
                 raise InvalidSpec(f"mount at {path}: nothing stands there, and what is below is read-only") from error
+            if error.errno in _NO_PLACE:
+                reason = (error.strerror or "").lower()
+                raise InvalidSpec(f"{path}: there is no place for it in the image: {reason}") from error
             raise
 
     def _mount_below(self, index: int, path: str) -> int | None:
