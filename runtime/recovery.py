@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from kernel.cgroup import Cgroup
@@ -22,6 +23,7 @@ from runtime.container.reaper import read_exit
 from runtime.container.state import Container, ContainerState
 from runtime.context import Context
 from runtime.errors import ContainerNotFound, KerneletError, MonitorLost
+from runtime.journal import Intent
 from runtime.monitor.client import Exited
 from runtime.monitor.launch import RUNNER_NAME
 from runtime.sandbox import lifecycle as sandbox_lifecycle
@@ -111,26 +113,42 @@ def _is_whole(context: Context, sandbox: Sandbox, boot: str) -> bool:
 def _finish_acts(context: Context) -> None:
     """Finish a removal or a stop that was begun; undo a creation."""
     for intent in context.journal.open_intents():
-        sandbox = context.inventory.sandboxes.get(intent.owner)
-        container = context.inventory.containers.get(intent.owner)
-        match intent.act:
-            case lifecycle.CREATE | lifecycle.REMOVE:
-                for cgroup in sandbox_lifecycle.cgroups_of(context, intent.owner):
-                    lifecycle.destroy(context, intent.owner, cgroup)
-                if container is not None:
-                    context.inventory.drop_container(intent.owner, finishes=intent.act)
-            case sandbox_lifecycle.STOP if sandbox is not None:
-                sandbox_lifecycle.finish_stop(context, sandbox)
-            case sandbox_lifecycle.RUN | sandbox_lifecycle.STOP:
-                sandbox_lifecycle.tear_down(context, intent.owner)
-                sandbox_lifecycle.remove_files(context, intent.owner)
-            case sandbox_lifecycle.REMOVE:
-                sandbox_lifecycle.remove_files(context, intent.owner)
-                context.inventory.drop_sandbox(intent.owner, finishes=intent.act)
-            case _:
-                continue  # the image store's own
-        context.journal.undone(intent.owner, intent.act)
-        logger.info("finished or undid %s of %s, begun before the restart", intent.act, intent.owner[:13])
+        with _going_on(f"{intent.act} of {intent.owner[:13]}, begun before the restart"):
+            if _finish(context, intent):
+                context.journal.undone(intent.owner, intent.act)
+                logger.info("finished or undid %s of %s, begun before the restart", intent.act, intent.owner[:13])
+
+
+def _finish(context: Context, intent: Intent) -> bool:
+    """Finish or undo one act; False when it is none of ours."""
+    sandbox = context.inventory.sandboxes.get(intent.owner)
+    container = context.inventory.containers.get(intent.owner)
+    match intent.act:
+        case lifecycle.CREATE | lifecycle.REMOVE:
+            for cgroup in sandbox_lifecycle.cgroups_of(context, intent.owner):
+                lifecycle.destroy(context, intent.owner, cgroup)
+            if container is not None:
+                context.inventory.drop_container(intent.owner, finishes=intent.act)
+        case sandbox_lifecycle.STOP if sandbox is not None:
+            sandbox_lifecycle.finish_stop(context, sandbox)
+        case sandbox_lifecycle.RUN | sandbox_lifecycle.STOP:
+            sandbox_lifecycle.tear_down(context, intent.owner)
+            sandbox_lifecycle.remove_files(context, intent.owner)
+        case sandbox_lifecycle.REMOVE:
+            sandbox_lifecycle.remove_files(context, intent.owner)
+            context.inventory.drop_sandbox(intent.owner, finishes=intent.act)
+        case _:
+            return False  # the image store's own
+    return True
+
+
+@contextlib.contextmanager
+def _going_on(what: str) -> Iterator[None]:
+    """One thing that cannot be undone now must not keep the daemon from serving all others; the next start tries again."""
+    try:
+        yield
+    except (KerneletError, OSError) as error:
+        logger.warning("%s: could not be finished or undone yet: %s", what, error)
 
 
 def _sweep(context: Context) -> None:
@@ -152,13 +170,16 @@ def _sweep(context: Context) -> None:
             _sweep_execs(context, directory)
     for directory in _names(paths.containers):
         if directory not in inventory.containers:
-            snapshot.remove(paths, directory)
+            with _going_on(f"files of container {directory[:13]}"):
+                snapshot.remove(paths, directory)
     for directory in _names(paths.run_sandboxes):
         if directory not in alive:
-            sandbox_lifecycle.tear_down(context, directory)
+            with _going_on(f"sandbox {directory[:13]}"):
+                sandbox_lifecycle.tear_down(context, directory)
     for directory in _names(paths.sandboxes):
         if directory not in inventory.sandboxes:
-            sandbox_lifecycle.remove_files(context, directory)
+            with _going_on(f"files of sandbox {directory[:13]}"):
+                sandbox_lifecycle.remove_files(context, directory)
     _sweep_cgroups(context, alive)
 
 
@@ -178,8 +199,9 @@ def _sweep_cgroups(context: Context, alive: set[str]) -> None:
     for name in _names(parent.path):
         path = parent.path / name
         if path.is_dir() and len(name) == 64 and name not in alive:
-            Cgroup(path).kill()
-            Cgroup(path).remove()
+            with _going_on(f"cgroup {path}"):
+                Cgroup(path).kill()
+                Cgroup(path).remove()
 
 
 def _names(directory: Path) -> list[str]:
