@@ -11,7 +11,7 @@ from typing import Any
 
 from cri.api import api_pb2 as api
 from runtime.paths import Paths
-from tests.support import wait
+from tests.support import leaks, wait
 from tests.support.client import Client
 from tests.support.daemon import Daemon
 
@@ -169,3 +169,22 @@ def kept(paths: Paths) -> Mapping[str, list[str]]:
     finally:
         database.close()
     return found
+
+
+def settled(daemon: Daemon, before: leaks.Census) -> None:
+    """Return when the kernel holds nothing that it did not hold *before*, but for daemon, monitor and what is pytest's own.
+
+    Rules are counted: a daemon makes its own anew, with other numbers.
+    """
+
+    def more() -> set[leaks.Found]:
+        monitor, now = daemon.monitor_pid(), leaks.take()
+        themselves = {("process", daemon.pid), ("process", monitor), ("namespace", os.readlink(f"/proc/{monitor}/ns/mnt"))}
+        rules = [len([kind for kind, _ in found if kind == "rule"]) for found in (before, now)]
+        ignored = {"descriptor", "thread"} | ({"rule"} if rules[1] <= rules[0] else set())
+        return {each for each in now - before - themselves if each[0] not in ignored}
+
+    try:
+        wait.until(lambda: not more(), 5)
+    except AssertionError:
+        raise AssertionError(f"left behind: {sorted(more(), key=str)}") from None

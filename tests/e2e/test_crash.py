@@ -20,7 +20,7 @@ from cri.api import api_pb2 as api
 from kernel import mount
 from kernel.mountinfo import load_mountinfo
 from tests.e2e.conftest import Registry
-from tests.e2e.kubelet import Kubelet, contents, kept
+from tests.e2e.kubelet import Kubelet, contents, kept, settled
 from tests.support import cgroup, leaks, wait
 from tests.support.daemon import Daemon
 from tests.support.requires import requires
@@ -91,25 +91,6 @@ def reapers() -> list[int]:
     return [pid for pid in leaks.processes() if Path(f"/proc/{pid}/comm").read_text() == "kernelet:reaper\n"]
 
 
-def settled(daemon: Daemon, before: leaks.Census) -> None:
-    """Return when the kernel holds nothing that it did not hold *before*, but for daemon, monitor and what is pytest's own.
-
-    Rules are counted: a daemon makes its own anew, with other numbers.
-    """
-
-    def more() -> set[leaks.Found]:
-        monitor, now = daemon.monitor_pid(), leaks.take()
-        themselves = {("process", daemon.pid), ("process", monitor), ("namespace", os.readlink(f"/proc/{monitor}/ns/mnt"))}
-        rules = [len([kind for kind, _ in found if kind == "rule"]) for found in (before, now)]
-        ignored = {"descriptor", "thread"} | ({"rule"} if rules[1] <= rules[0] else set())
-        return {each for each in now - before - themselves if each[0] not in ignored}
-
-    try:
-        wait.until(lambda: not more(), 5)
-    except AssertionError:
-        raise AssertionError(f"left behind: {sorted(more(), key=str)}") from None
-
-
 # Output.
 
 
@@ -151,6 +132,17 @@ def test_a_flood_survives_a_monitor_that_is_killed_over_and_over(kubelet: Kubele
     assert kubelet.status(container).reason == "Error"
     entries = log.read_bytes().splitlines()
     assert [int(entry.rpartition(b" ")[2]) for entry in entries] == list(range(1, 3000001))
+
+
+def test_a_terminal_goes_on(kubelet: Kubelet, daemon: Daemon) -> None:
+    container = kubelet.run(kubelet.run_pod(), "trap 'exit 5' TERM; while :; do echo tick; sleep 0.01; done", tty=True)
+    log = Path(kubelet.status(container).log_path)
+    grows(log)
+    new_monitor(daemon, kill_monitor(daemon))
+    grows(log)
+    kubelet.stop(container, 10)
+    assert kubelet.status(container).exit_code == 5
+    assert set(contents(log)) <= {"tick\r", "tick", "", "\r"}
 
 
 def test_what_is_written_while_nobody_reads_waits(kubelet: Kubelet, daemon: Daemon, shared: Path) -> None:
@@ -222,9 +214,12 @@ def test_a_restart_changes_nothing_that_can_be_asked(kubelet: Kubelet, daemon: D
     kubelet.stop_pod(other)
     before, images, had = kubelet.everything(), kubelet.call(api.ListImagesRequest()), leaks.take()
     assert set(before) == {pod, other, running, created, exited, stopped}
-    for both in (False, True):
-        daemon.kill()
-        if both:
+    for way in ("stopped", "killed", "both killed"):
+        if way == "stopped":
+            assert daemon.stop() == 0
+        else:
+            daemon.kill()
+        if way == "both killed":
             kill_monitor(daemon)
         restart(daemon, kubelet)
         assert kubelet.everything() == before
@@ -236,6 +231,16 @@ def test_a_restart_changes_nothing_that_can_be_asked(kubelet: Kubelet, daemon: D
     kubelet.start(created)
     assert kubelet.finish(created) == 0
     assert kubelet.lines(created) == ["late"]
+
+
+def test_the_layers_of_a_removed_image_stay_for_its_container(kubelet: Kubelet, daemon: Daemon) -> None:
+    container = kubelet.run(kubelet.run_pod(), "exec sleep 1000")
+    kubelet.call(api.RemoveImageRequest(image=api.ImageSpec(image=kubelet.image)))
+    daemon.kill()
+    restart(daemon, kubelet)
+    assert kubelet.execute(container, "cat", "/marker").stdout == b"gzip"
+    kubelet.remove(container)
+    assert kept(daemon.paths)["layers"] == []
 
 
 def test_after_a_reboot_pods_are_not_ready_and_can_be_removed(kubelet: Kubelet, daemon: Daemon) -> None:
@@ -315,6 +320,19 @@ def test_a_start_outlives_its_monitor(kubelet: Kubelet, daemon: Daemon, thread: 
     assert kubelet.status(container).started_at > 0
 
 
+def test_an_exec_ends_with_the_daemon_that_was_asked_for_it(kubelet: Kubelet, daemon: Daemon, thread: ThreadPoolExecutor) -> None:
+    container = kubelet.run(kubelet.run_pod(), "exec sleep 1000")
+    before = leaks.take()
+    asked = thread.submit(kubelet.execute, container, "sh", "-c", "sleep 998 & sleep 999")
+    wait.until(lambda: b"998" in kubelet.execute(container, "ps").stdout, 10, "the exec to run")
+    daemon.kill()
+    with pytest.raises(grpc.RpcError):
+        asked.result(30)
+    restart(daemon, kubelet)
+    assert b"99" not in kubelet.execute(container, "ps", "-o", "args").stdout
+    settled(daemon, before)
+
+
 def test_an_exec_without_end_is_told_that_its_monitor_died(kubelet: Kubelet, daemon: Daemon, thread: ThreadPoolExecutor) -> None:
     container = kubelet.run(kubelet.run_pod(), "exec sleep 1000")
     before = leaks.take()
@@ -333,7 +351,7 @@ def test_a_monitor_that_dies_while_containers_are_made(
 ) -> None:
     pod = kubelet.run_pod()
     took = timed(lambda: kubelet.remove(kubelet.run(pod, "exit 0")))
-    before, had = leaks.take(), kept(daemon.paths)
+    before, had, files = leaks.take(), kept(daemon.paths), len(os.listdir(f"/proc/{daemon.pid}/fd"))
     for _ in range(ROUNDS):
         wish = kubelet.container_config(["sleep", "100"])
         asked = thread.submit(kubelet.create, pod, wish)
@@ -347,6 +365,7 @@ def test_a_monitor_that_dies_while_containers_are_made(
         kubelet.remove(container)
     assert kept(daemon.paths) == had
     settled(daemon, before)
+    wait.until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) <= files, 5, f"{files} descriptors of the daemon")
 
 
 def timed(act: Callable[[], object]) -> float:
@@ -407,6 +426,31 @@ def test_a_daemon_killed_while_it_makes_a_container(kubelet: Kubelet, daemon: Da
         assert kubelet.finish(container) == 3
         assert kubelet.lines(container) == ["hi"]
         kubelet.remove(container)
+        assert kept(daemon.paths) == had
+        settled(daemon, before)
+
+
+@pytest.mark.parametrize("verb", ["stop_pod", "remove_pod", "stop", "remove"])
+def test_a_daemon_killed_while_it_takes_down(kubelet: Kubelet, daemon: Daemon, thread: ThreadPoolExecutor, verb: str) -> None:
+    kubelet.run_pod()
+    before, had = leaks.take(), kept(daemon.paths)
+    took = 0.0
+    for number in range(ROUNDS // 2):
+        config = kubelet.pod_config(pid=api.POD)
+        pod = kubelet.run_pod(config)
+        container = kubelet.run(pod, "exec sleep 1000", pid=api.POD)
+        victim = pod if "pod" in verb else container
+        if not number:
+            took = timed(lambda: getattr(kubelet, verb)(victim))  # noqa: B023
+        interrupted(daemon, thread, lambda: getattr(kubelet, verb)(victim), took * number / (ROUNDS // 2))  # noqa: B023
+        restart(daemon, kubelet)
+        assert kept(daemon.paths)["journal"] == []
+        getattr(kubelet, verb)(victim)
+        for each in kubelet.call(api.ListContainersRequest()).containers:
+            assert each.state == api.CONTAINER_EXITED
+            assert kubelet.status(each.id).exit_code == 137
+        assert all(each.id != victim for each in kubelet.call(api.ListContainersRequest()).containers) or "remove" not in verb
+        kubelet.remove_pod(pod)
         assert kept(daemon.paths) == had
         settled(daemon, before)
 
