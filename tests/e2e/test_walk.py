@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -193,6 +195,29 @@ def test_twenty_at_once_and_a_hundred_in_a_row_leave_what_was_there(kubelet: Kub
         assert not call(api.ListPodSandboxRequest()).items and not call(api.ListContainersRequest()).containers
         leaks.settle(before)
         wait.until(lambda: (descriptors(daemon.pid), descriptors(daemon.monitor_pid())) == files, 5, f"{files} descriptors")
+
+
+def test_a_full_node_under_the_usual_limit_of_descriptors(kubelet: Kubelet, daemon: Daemon, call: Client) -> None:
+    assert daemon.stop() == 0
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limit[1]))
+    try:
+        daemon.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    kubelet.reconnect(daemon)
+    pod = kubelet.run_pod()
+    with ThreadPoolExecutor(8) as pool:
+        containers = list(pool.map(lambda _: kubelet.run(pod, "exec sleep 1000"), range(150)))
+        assert {kubelet.status(each).state for each in containers} == {api.CONTAINER_RUNNING}
+        assert kubelet.execute(containers[-1], "echo", "here").stdout == b"here\n"
+        daemon.kill()
+        os.kill(daemon.monitor_pid(), signal.SIGKILL)
+        daemon.start()
+        kubelet.reconnect(daemon)
+        assert {kubelet.status(each).state for each in containers} == {api.CONTAINER_RUNNING}
+        assert kubelet.execute(containers[0], "echo", "here").stdout == b"here\n"
+        kubelet.remove_pod(pod)
 
 
 def test_twenty_pods_run_side_by_side(kubelet: Kubelet) -> None:
