@@ -18,7 +18,6 @@ from runtime.container.devices import find_devices
 from runtime.container.state import Container, ContainerState
 from runtime.errors import ContainerNotFound, ImageNotFound, InvalidArgument
 from runtime.sandbox.state import Sandbox
-from runtime.spec import schema
 
 STATES = {
     ContainerState.CREATED: api.CONTAINER_CREATED,
@@ -173,11 +172,8 @@ def status(container: Container) -> api.ContainerStatus:
 
 
 def user_of(container: Container) -> api.ContainerUser:
-    """Who the process is, where the record says what the runtime found in the image; else nothing.
-
-    The primary group is one of the supplemental ones, as CRI wants it.
-    """
-    user: schema.User | None = getattr(container, "user", None)
+    """Who the process is, as the runtime found in the image; the primary group is one of the supplemental ones."""
+    user = container.user
     if user is None:
         return api.ContainerUser()
     groups = dict.fromkeys((user.gid, *user.additional_gids))
