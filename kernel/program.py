@@ -222,7 +222,8 @@ def _describe(argument: Argument) -> str:
 
 
 def _quote(text: bytes) -> str:
-    return '"' + text.decode("utf-8", "backslashreplace").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    plain = text.decode("utf-8", "backslashreplace").replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in plain) + '"'
 
 
 def _checked(text: bytes) -> bytes:

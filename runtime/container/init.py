@@ -137,6 +137,7 @@ def pause_program(title: str, *, in_cgroup: bool) -> Program:
     )
     steps.call("close_range", Descriptor.STDIN, Descriptor.READY_READ, 0, why="keep no file")
     steps.call("close_range", Descriptor.START, process.LAST, 0, why="keep no file but the ready pipe")
+    steps.call("setgroups", 0, 0, why="no group of root's")
     steps.call("setresgid", 65534, 65534, 65534, why="nobody's group")
     steps.call("setresuid", 65534, 65534, 65534, why="nobody, with no capability")
     steps.call("prctl", Flags(("PR_SET_NO_NEW_PRIVS",)), 1, 0, 0, 0, why="for good")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from kernel.program import Flags, Program, Slot, Words
 from runtime.container.facts import Facts
 from runtime.errors import InvalidSpec, Unsupported
@@ -17,6 +19,12 @@ KINDS = {
     "user": "CLONE_NEWUSER",
     "time": "CLONE_NEWTIME",
 }
+#: By namespace: which settings are its own.
+_SYSCTLS = {
+    "network": re.compile(r"net\..*"),
+    "ipc": re.compile(r"kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\..*"),
+}
+_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+", re.ASCII)
 _IFREQ = b"lo".ljust(16, b"\0")
 
 
@@ -91,8 +99,7 @@ def set_sysctls(steps: Program, spec: schema.Spec) -> None:
     """Namespaced kernel settings, written through the host's own /proc, which shows the writer's namespaces."""
     for key, value in spec.linux.sysctl.items():
         path = "/proc/sys/" + key.replace(".", "/")
-        if "/../" in path or "\0" in key or not key.strip("./"):
-            raise InvalidSpec(f"linux.sysctl {key!r}: not the name of a setting")
+        _check_sysctl(key, {namespace.type for namespace in spec.linux.namespaces})
         steps.call(
             "openat",
             Flags(("AT_FDCWD",)),
@@ -106,3 +113,14 @@ def set_sysctls(steps: Program, spec: schema.Spec) -> None:
         steps.call(
             "write", Slot("setting"), value, len(value.encode()), why=f"set {key} to {value}", hint="the value is out of range"
         )
+
+
+def _check_sysctl(key: str, namespaces: set[str]) -> None:
+    """Raises InvalidSpec unless *key* is of a namespace that is not the node's (CVE-2022-0811)."""
+    if not _KEY.fullmatch(key):
+        raise InvalidSpec(f"linux.sysctl {key!r}: not the name of a setting")
+    owner = next((kind for kind, names in _SYSCTLS.items() if names.fullmatch(key)), None)
+    if owner is None:
+        raise InvalidSpec(f"linux.sysctl {key}: belongs to the node, not to a namespace")
+    if owner not in namespaces:
+        raise InvalidSpec(f"linux.sysctl {key}: the container is in the node's {owner} namespace, which is not changed for it")

@@ -1,0 +1,276 @@
+"""The program of a container as text, and what of a spec may share one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernel.program import Program
+from runtime.container import init, join
+from runtime.container.facts import Facts, Join, OpenedMount
+from runtime.errors import InvalidSpec, Unsupported
+from runtime.execution import KINDS
+from runtime.spec import defaults, schema
+from tests.support import wishes
+
+GOLDEN = Path(__file__).with_name("golden")
+FILTER = bytes(8) * 3
+
+
+def compare(name: str, program: Program) -> None:
+    """*program* as text is what golden/NAME.txt holds; UPDATE_GOLDEN=1 writes it anew."""
+    file = GOLDEN / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(program.describe())
+    assert program.describe() == file.read_text()
+
+
+def ordinary() -> schema.Spec:
+    """An ordinary container of a pod, as it is after ``complete_spec``."""
+    spec = wishes.spec(["sh", "-c", 'echo "hello"\n'], env=["HOME=/root"])
+    assert spec.process is not None
+    spec.process.user = schema.User(uid=1000, gid=1000, additional_gids=[33, 1000])
+    spec.process.oom_score_adj = 1000
+    kinds = {"mount": "", "cgroup": "", "pid": "", "uts": "/pins/uts", "network": "/pins/net", "ipc": "/pins/ipc"}
+    spec.linux.namespaces = [schema.Namespace(type=kind, path=path) for kind, path in kinds.items()]
+    spec.mounts.append(schema.Mount(destination="/etc/hosts", type="bind", source="/hosts", options=["rbind"]))
+    spec.mounts.append(schema.Mount(destination="/dev/shm", type="bind", source="/shm", options=["rbind"]))
+    return spec
+
+
+def facts_of(spec: schema.Spec) -> Facts:
+    """What ``ground`` would have found: *spec*'s binds opened, its paths there."""
+    joined = {"uts": "CLONE_NEWUTS", "network": "CLONE_NEWNET", "ipc": "CLONE_NEWIPC"}
+    joins = tuple(Join(joined[each.type], 21 + number) for number, each in enumerate(spec.linux.namespaces) if each.path)
+    binds = [index for index, mount in enumerate(spec.mounts) if mount.type == "bind"]
+    opened = tuple((index, OpenedMount(30 + index, spec.mounts[index].destination != "/etc/hosts")) for index in binds)
+    missing = tuple(
+        (index, (mount.destination,)) for index, mount in enumerate(spec.mounts) if mount.destination.startswith("/dev/")
+    )
+    masked = (("/proc/kcore", False), ("/proc/keys", False), ("/proc/acpi", True), ("/sys/firmware", True))
+    return Facts("/run/kernelet/rootfs", 20, 40, joins, opened, missing, masked, null_device=50)
+
+
+def test_the_program_of_an_ordinary_container() -> None:
+    spec = ordinary()
+    compare("container", init.program("init of web", spec, facts_of(spec), FILTER))
+
+
+def test_the_program_of_a_container_with_a_terminal_and_all_rights_to_itself() -> None:
+    spec = ordinary()
+    assert spec.process is not None
+    spec.process.terminal, spec.process.no_new_privileges = True, True
+    spec.process.user = schema.User()
+    spec.process.rlimits = [schema.Rlimit(type="RLIMIT_NOFILE", soft=1024, hard=4096)]
+    spec.linux.sysctl = {"net.ipv4.ip_forward": "1"}
+    spec.linux.devices.append(schema.Device(path="/dev/net/tun", type="c", major=10, minor=200, uid=7, gid=8))
+    devpts = next(index for index, mount in enumerate(spec.mounts) if mount.type == "devpts")
+    facts = facts_of(spec)
+    facts = replace(facts, opened=((devpts, OpenedMount(40, True)), *facts.opened), console=41)
+    compare("terminal", init.program("init of shell", spec, facts, FILTER, waits=False))
+
+
+def test_the_program_of_an_exec() -> None:
+    process = ordinary().process
+    assert process is not None
+    compare("exec", join.program("exec in web", process, KINDS, 40, FILTER, in_cgroup=True))
+
+
+def test_the_program_of_a_pods_pause() -> None:
+    compare("pause", init.pause_program("pause of pod", in_cgroup=True))
+
+
+def test_steps_come_in_an_order_that_holds() -> None:
+    """The rules of the kernel, and those that keep a container in."""
+    spec = ordinary()
+    calls = [str(step) for step in init.program("init", spec, facts_of(spec), FILTER).steps]
+
+    def at(beginning: str, last: bool = False) -> int:
+        found = [index for index, call in enumerate(calls) if call.startswith(beginning)]
+        assert found, beginning
+        return found[-1 if last else 0]
+
+    assert at('score = openat(AT_FDCWD, "/proc/self/oom_score_adj"') < at("move_mount(20")  # the host's own /proc
+    assert at("pid = clone3") < at("setns(24") < at("pivot_root") < at('umount2(".", MNT_DETACH)')
+    assert at("umount2") < at("close_range(3") < at("close_range(8, 4294967295")
+    assert at("close_range", last=True) < at("cwd = openat2")  # no descriptor leads back
+    assert at("cwd = openat2") < at("fchdir(cwd)") < at("prctl(PR_CAPBSET_DROP") < at("setresuid") < at("capset")
+    assert at("seccomp") < at("setresuid")  # without no_new_privs it takes a right that goes
+    assert at("setgroups") < at("setresgid") < at("setresuid")
+    assert at("write(6") < at("read(7") < at("execve")
+    assert at("prctl(PR_SET_DUMPABLE, 0") < at("pid = clone3")
+
+
+def test_nothing_of_the_hosts_is_reached_by_a_path_after_the_roots_are_swapped() -> None:
+    spec = ordinary()
+    steps = init.program("init", spec, facts_of(spec), FILTER).steps
+    after = next(index for index, step in enumerate(steps) if step.call == "pivot_root")
+    plain = {"open", "openat", "mount", "mkdir", "mknod", "chmod", "chown", "symlink"}
+    assert [str(step) for step in steps[after:] if step.call in plain] == []
+    assert [str(step) for step in steps if step.call == "chdir"] == ['chdir("/")']
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "match"),
+    [
+        (lambda spec: setattr(spec, "process", None), InvalidSpec, "needs a process"),
+        (lambda spec: setattr(spec.process, "args", []), InvalidSpec, "nothing to run"),
+        (lambda spec: setattr(spec.process, "args", [""]), InvalidSpec, "the command is empty"),
+        (lambda spec: setattr(spec.process, "args", ["a\0b"]), InvalidSpec, "NUL"),
+        (lambda spec: spec.process.rlimits.append(schema.Rlimit(type="lib", soft=1, hard=1)), InvalidSpec, "rlimits 'lib'"),
+        (lambda spec: spec.mounts.append(schema.Mount(destination="/x", type="ext4")), InvalidSpec, "'ext4' is not supported"),
+        (lambda spec: spec.linux.namespaces.append(schema.Namespace(type="user")), Unsupported, "user namespaces"),
+        (lambda spec: spec.linux.namespaces.append(schema.Namespace(type="mood")), InvalidSpec, "unknown type 'mood'"),
+        (lambda spec: spec.linux.devices.append(schema.Device(path="/etc/x", type="c")), InvalidSpec, "must be below /dev"),
+        (lambda spec: spec.linux.devices.append(schema.Device(path="/dev/../x", type="c")), InvalidSpec, "must be below /dev"),
+        (lambda spec: spec.linux.sysctl.update({"net/../../x": "1"}), InvalidSpec, "not the name of a setting"),
+        (lambda spec: spec.linux.sysctl.update({"kernel.core_pattern": "|/x"}), InvalidSpec, "belongs to the node"),
+        (lambda spec: spec.linux.sysctl.update({"net.x": "1"}) or spec.linux.namespaces.pop(4), InvalidSpec, "node's network"),
+        (lambda spec: setattr(spec.process.capabilities, "effective", ["CAP_FLY"]), InvalidSpec, "unknown capability 'CAP_FLY'"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_refused_by_name(
+    change: Callable[[schema.Spec], object], kind: type[Exception], match: str
+) -> None:
+    spec = ordinary()
+    change(spec)
+    with pytest.raises(kind, match=match):
+        init.program("init", spec, facts_of(ordinary()), None)
+
+
+# What is remembered.
+
+CHANGES: dict[str, Callable[[schema.Spec, int], object]] = {
+    "hostname": lambda spec, n: setattr(spec, "hostname", f"h{n}"),
+    "domainname": lambda spec, n: setattr(spec, "domainname", f"d{n}"),
+    "cwd": lambda spec, n: setattr(spec.process, "cwd", f"/{n}"),
+    "cwd not UTF-8": lambda spec, n: setattr(spec.process, "cwd", f"/\udc80{n}"),
+    "uid": lambda spec, n: setattr(spec.process.user, "uid", n),
+    "gid": lambda spec, n: setattr(spec.process.user, "gid", n),
+    "groups": lambda spec, n: setattr(spec.process.user, "additional_gids", [n]),
+    "umask": lambda spec, n: setattr(spec.process.user, "umask", n),
+    "terminal": lambda spec, n: setattr(spec.process, "terminal", bool(n % 2)),
+    "no new privileges": lambda spec, n: setattr(spec.process, "no_new_privileges", bool(n % 2)),
+    "score": lambda spec, n: setattr(spec.process, "oom_score_adj", n),
+    "apparmor": lambda spec, n: setattr(spec.process, "apparmor_profile", f"p{n}"),
+    "selinux": lambda spec, n: setattr(spec.process, "selinux_label", f"l{n}"),
+    "rlimit": lambda spec, n: setattr(spec.process, "rlimits", [schema.Rlimit(type="RLIMIT_CORE", soft=n, hard=n)]),
+    "sysctl": lambda spec, n: spec.linux.sysctl.update({"net.x": str(n)}),
+    "device": lambda spec, n: spec.linux.devices.append(schema.Device(path=f"/dev/d{n}", type="c")),
+    "device mode": lambda spec, n: setattr(spec.linux.devices[0], "file_mode", n),
+    "read-only": lambda spec, n: spec.linux.readonly_paths.append(f"/r{n}"),
+    "namespace": lambda spec, n: spec.linux.namespaces.pop(2 + n % 2),
+    "options": lambda spec, n: setattr(spec.mounts[1], "options", [f"size={n}k"]),
+    "mount": lambda spec, n: spec.mounts.append(schema.Mount(destination=f"/m{n}", type="tmpfs")),
+    "source": lambda spec, n: setattr(spec.mounts[1], "source", f"s{n}"),
+    "destination of a bind": lambda spec, n: setattr(spec.mounts[-1], "destination", f"/b{n}"),
+    "args": lambda spec, n: setattr(spec.process, "args", [f"/{n}"]),
+    "env": lambda spec, n: spec.process.env.append(f"N={n}"),
+    **{
+        f"{name} capabilities": lambda spec, n, name=name: setattr(
+            spec.process.capabilities, name, [sorted(defaults.CAPABILITIES)[n % 14]]
+        )
+        for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
+    },
+}
+FACTS: dict[str, Callable[[Facts, int], Facts]] = {
+    "attach point": lambda facts, n: replace(facts, attach_point=f"/a{n}"),
+    "root": lambda facts, n: replace(facts, root=60 + n),
+    "last capability": lambda facts, n: replace(facts, last_capability=38 + n % 3),
+    "joins": lambda facts, n: replace(facts, joins=facts.joins[: n % 3]),
+    "opened": lambda facts, n: replace(facts, opened=((0, OpenedMount(70 + n, True)), *facts.opened)),
+    "missing": lambda facts, n: replace(facts, missing=((0, (f"/x{n}",)),)),
+    "masked": lambda facts, n: replace(facts, masked=((f"/masked{n}", True),)),
+    "null device": lambda facts, n: replace(facts, null_device=80 + n),
+    "cgroup": lambda facts, n: replace(facts, in_cgroup=bool(n % 2)),
+}
+
+
+def uncached(spec: schema.Spec, facts: Facts, code: bytes | None, waits: bool) -> str:
+    assert spec.process is not None
+    steps = init.compose(spec, spec.process, facts, code, waits=waits)
+    init.process.execute(steps, spec.process)
+    return steps.describe().partition("\n")[2]
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(CHANGES)), st.integers(0, 5)), max_size=3),
+    st.lists(st.tuples(st.sampled_from(sorted(FACTS)), st.integers(0, 5)), max_size=1),
+    st.sampled_from([None, FILTER, FILTER + bytes(8)]),
+    st.booleans(),
+)
+def test_what_is_remembered_is_what_would_be_composed(
+    changes: list[tuple[str, int]], of_facts: list[tuple[str, int]], code: bytes | None, waits: bool
+) -> None:
+    spec = ordinary()
+    for name, number in changes:
+        CHANGES[name](spec, number)
+    facts = facts_of(ordinary())
+    for name, number in of_facts:
+        facts = FACTS[name](facts, number)
+    program = init.program("init", spec, facts, code, waits=waits)
+    assert program.describe().partition("\n")[2] == uncached(spec, facts, code, waits)
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_two_that_differ_in_one_thing_do_not_share(name: str) -> None:
+    facts, seen = facts_of(ordinary()), set()
+    for number in range(2):
+        spec = ordinary()
+        CHANGES[name](spec, number)
+        seen.add(init.program("init", spec, facts, FILTER).pack())
+        assert init.program("init", spec, facts, FILTER).describe().partition("\n")[2] == uncached(spec, facts, FILTER, True)
+    # A joined namespace is in the facts; whether there is a terminal changes one step, and so on.
+    assert len(seen) == 2
+
+
+def test_every_field_of_a_spec_is_thought_of() -> None:
+    """A new field must be put into CHANGES, or here, where it changes no step of the program."""
+    elsewhere = {
+        schema.Spec: {"oci_version", "root", "hooks", "annotations"},
+        schema.Process: {"console_size"},
+        schema.Linux: {
+            *("uid_mappings", "gid_mappings", "cgroups_path", "resources", "seccomp"),
+            *("rootfs_propagation", "masked_paths", "mount_label"),
+        },
+    }
+    thought_of = {
+        schema.Spec: {"hostname", "domainname", "process", "mounts", "linux"},
+        schema.Process: {
+            *("terminal", "user", "args", "env", "cwd", "capabilities", "rlimits", "no_new_privileges"),
+            *("apparmor_profile", "selinux_label", "oom_score_adj"),
+        },
+        schema.Linux: {"namespaces", "devices", "sysctl", "readonly_paths"},
+    }
+    for kind, fields in elsewhere.items():
+        assert {field.name for field in msgspec.structs.fields(kind)} == fields | thought_of[kind]
+
+
+def test_a_program_that_is_remembered_is_not_changed_by_who_uses_it() -> None:
+    spec = ordinary()
+    first = init.program("one", spec, facts_of(spec), FILTER)
+    before = first.pack()
+    other = ordinary()
+    assert other.process is not None
+    other.process.args = ["/another"]
+    init.program("two", other, facts_of(spec), FILTER).pack()
+    assert first.pack() == before
+    assert init.program("one", spec, facts_of(spec), FILTER).pack() == before
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    facts = facts_of(ordinary())
+    for number in range(init.REMEMBERED + 5):
+        spec = ordinary()
+        spec.hostname = f"host{number}"
+        init.program("init", spec, facts, None)
+    assert len(init._known) <= init.REMEMBERED
