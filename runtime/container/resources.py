@@ -15,6 +15,8 @@ from runtime.errors import ControllerMissing, InvalidSpec
 from runtime.spec import schema
 
 DEFAULT_PERIOD = 100_000
+#: Of the tree's own files those that limit; cgroup.procs, say, would move processes.
+_OF_CGROUP = {"cgroup.max.depth", "cgroup.max.descendants"}
 
 
 def files(resources: schema.Resources) -> list[tuple[str, str]]:
@@ -52,8 +54,8 @@ def apply(cgroup: Cgroup, tree: Path, resources: schema.Resources | None) -> Non
         if controller != "cgroup":
             _hand_down(cgroup, tree, controller)
     for name, value in wanted:
-        if "/" in name:
-            raise InvalidSpec(f"linux.resources.unified {name!r}: must be the name of a file, without a path")
+        if "/" in name or (name.startswith("cgroup.") and name not in _OF_CGROUP):
+            raise InvalidSpec(f"linux.resources.unified {name!r}: must be the name of a controller's file, without a path")
         try:
             cgroup.write(name, value)
         except FileNotFoundError:
