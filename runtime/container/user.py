@@ -55,7 +55,7 @@ def resolve_user(root: Fd, config: ContainerConfig) -> tuple[schema.User, str]:
 
 def parse_passwd(content: bytes) -> Iterator[PasswdEntry]:
     """The entries of an /etc/passwd (passwd(5)); lines that are none are passed over."""
-    for line in content.decode("utf-8", "surrogateescape").splitlines():
+    for line in content.decode("utf-8", "surrogateescape").split("\n"):
         fields = line.split(":")
         if len(fields) >= 6 and fields[0] and _is_id(fields[2]) and _is_id(fields[3]):
             yield PasswdEntry(fields[0], int(fields[2]), int(fields[3]), fields[5])
@@ -63,7 +63,7 @@ def parse_passwd(content: bytes) -> Iterator[PasswdEntry]:
 
 def parse_group(content: bytes) -> Iterator[GroupEntry]:
     """The entries of an /etc/group (group(5)); lines that are none are passed over."""
-    for line in content.decode("utf-8", "surrogateescape").splitlines():
+    for line in content.decode("utf-8", "surrogateescape").split("\n"):
         fields = line.split(":")
         if len(fields) >= 4 and fields[0] and _is_id(fields[2]):
             yield GroupEntry(fields[0], int(fields[2]), tuple(filter(None, fields[3].split(","))))
