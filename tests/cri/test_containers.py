@@ -78,7 +78,7 @@ def test_the_user_is_told_with_its_primary_group_once_it_is_known() -> None:
     known = SimpleNamespace(user=schema.User(uid=1000, gid=7, additional_gids=[8, 7]))
     user = user_of(known).linux
     assert (user.uid, user.gid, list(user.supplemental_groups)) == (1000, 7, [7, 8])
-    assert not user_of(SimpleNamespace()).HasField("linux")
+    assert not user_of(SimpleNamespace(user=None)).HasField("linux")
 
 
 def test_verbose_status_has_pid_and_spec_whatever_the_environment(daemon: Daemon) -> None:
