@@ -70,6 +70,8 @@ class MonitorClient:
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._settled = threading.Event()
+        self.losses = 0
+        """How many monitors have died: who makes something that ``on_lost`` cannot know of yet looks before and after."""
         self._pending: dict[int, tuple[socket.socket, Future[Message]]] = {}
         self._sequence = 0
         self._connection: socket.socket | None = None
@@ -189,9 +191,14 @@ class MonitorClient:
         sinks: Sequence[Fd] = (),
         terminal: bool = False,
         output: str = "log",
+        settled: bool = False,
     ) -> Standing:
-        """Ask how a process stands, telling a monitor that has just found it what it is for."""
-        message = self._ask(
+        """Ask how a process stands, telling a monitor that has just found it what it is for.
+
+        With *settled* it is one that ``on_lost`` does not know of, and waits for it.
+        """
+        ask = self._ask_settled if settled else self._ask
+        message = ask(
             {
                 "op": "adopt",
                 "id": process_id,
@@ -238,7 +245,7 @@ class MonitorClient:
             with self._lock:
                 self._pending.pop(sequence, None)
                 if self._connection is connection:
-                    self._settled.clear()
+                    self._unsettle()
             raise MonitorLost(f"the monitor went away: {error.strerror}") from error
         reply = answer.result()
         if reply.get("unknown"):
@@ -273,13 +280,18 @@ class MonitorClient:
             answers = [self._pending.pop(key)[1] for key in lost]
             if self._connection is connection:
                 self._connection = None
-                self._settled.clear()
+                self._unsettle()
+                self.losses += 1
         for answer in answers:
             answer.set_exception(MonitorLost("the monitor went away in the middle of a request"))
         if self._closing:
             return
         connection.close()
         self._on_lost()
+
+    def _unsettle(self) -> None:
+        if not self._closing:  # then nobody comes to settle again, and who asks is told at once
+            self._settled.clear()
 
     def _try_connect(self) -> socket.socket | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -19,6 +19,7 @@ ride along (SCM_RIGHTS).  Both sides are of one version: the monitor refuses ano
 
 from __future__ import annotations
 
+import array
 import json
 import socket
 from typing import Any
@@ -28,6 +29,8 @@ from kernel.fd import Fd
 VERSION = 1
 MAX_MESSAGE = 65536
 MAX_DESCRIPTORS = 250  # the kernel's SCM_MAX_FD is 253
+
+_ANCILLARY_SIZE = socket.CMSG_LEN(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 Message = dict[str, Any]
 
@@ -46,9 +49,14 @@ def send(connection: socket.socket, message: Message, descriptors: list[int] | N
 def receive(connection: socket.socket) -> tuple[Message, list[Fd]] | None:
     """The next message and its descriptors, owned; None when the other side is gone."""
     try:
-        packet, numbers, _, _ = socket.recv_fds(connection, MAX_MESSAGE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        # Not recv_fds, which forgets its flags (CPython 3.11): every launch would inherit all others' files.
+        packet, ancillary, _, _ = connection.recvmsg(MAX_MESSAGE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:
         return None
+    numbers = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            numbers.frombytes(content[: len(content) // numbers.itemsize * numbers.itemsize])
     descriptors = [Fd(number) for number in numbers]
     if not packet:
         return None
