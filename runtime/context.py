@@ -59,6 +59,26 @@ class Context:
             return self.starting.pop(container_id, [])
 
     @contextlib.contextmanager
+    def unrecorded(self, process_id: str, take_over: Callable[[], Exited | None]) -> Iterator[None]:
+        """For a block that launches a process and then records it: what happens to it in between is not missed.
+
+        Its end is recorded afterwards; if the monitor was replaced, which knew nothing of it, *take_over* is called.
+        """
+        losses = self.monitor.losses
+        with self._guard:
+            self.starting[process_id] = []
+        try:
+            yield
+        except BaseException:
+            self.start_is_over(process_id)
+            raise
+        ends = self.start_is_over(process_id)
+        if self.monitor.losses != losses and (end := take_over()) is not None:
+            ends.append(end)
+        for exited in ends:
+            self.ended(exited)
+
+    @contextlib.contextmanager
     def exclusive(self, owner: str) -> Iterator[None]:
         """Only one act on *owner* at a time; others wait.  For those that cannot run twice side by side, and are short."""
         with self._guard:

@@ -25,6 +25,7 @@ from runtime.container.config import ContainerConfig
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import command_failure, describe_failure
 from runtime.container.identity import is_init_of
+from runtime.container.reaper import read_exit
 from runtime.container.seccomp import compile_filter
 from runtime.container.state import Container, ContainerState
 from runtime.context import Context
@@ -38,6 +39,7 @@ from runtime.errors import (
     TimedOut,
     WrongState,
 )
+from runtime.monitor.client import Exited
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.spec import schema
 
@@ -65,14 +67,15 @@ def create(context: Context, sandbox_id: str, config: ContainerConfig) -> str:
     )
     container.cgroup, container.chain_ids = f"{sandbox.cgroup_parent}/{container.id}", list(image.chain_ids)
     context.journal.begin(container.id, CREATE)
-    try:
-        with context.images.hold(image):
-            container.pid = _launch(context, sandbox, container, context.images.lower_directories(image))
-            inventory.save_container(container, finishes=CREATE)
-    except BaseException:
-        destroy(context, container.id, context.cgroup(container.cgroup))
-        context.journal.undone(container.id, CREATE)
-        raise
+    with context.unrecorded(container.id, lambda: take_over(context, container, settled=True)):
+        try:
+            with context.images.hold(image):
+                container.pid = _launch(context, sandbox, container, context.images.lower_directories(image))
+                inventory.save_container(container, finishes=CREATE)
+        except BaseException:
+            destroy(context, container.id, context.cgroup(container.cgroup))
+            context.journal.undone(container.id, CREATE)
+            raise
     current = inventory.sandboxes.get(sandbox.id)
     if current is None or current.state is not SandboxState.READY or sandbox.id in context.stopping:
         remove(context, container.id)
@@ -138,6 +141,41 @@ def reopen_log(context: Context, container_id: str) -> None:
     container.require_running("reopen log")
     with open_log(container.config.log_path) as file:
         context.monitor.reopen_log(container.id, file)
+
+
+def take_over(context: Context, container: Container, *, settled: bool = False) -> Exited | None:
+    """Ask a monitor that did not make it how *container* stands, and bring the record to that; returns an end to be recorded.
+
+    With *settled*, it is one that the monitor's replacement could not know of.
+    """
+    run_dir = context.paths.run_container(container.id)
+    with contextlib.ExitStack() as opened:
+        sinks: list[Fd] = []
+        if container.config.log_path:
+            with contextlib.suppress(OSError):  # its directory is gone: drain without a log
+                sinks.append(opened.enter_context(open_log(container.config.log_path)))
+        standing = context.monitor.adopt(
+            container.id, "container", run_dir=run_dir, sinks=sinks, terminal=container.config.tty, settled=settled
+        )
+    if standing.state == "ended":
+        return Exited(container.id, standing.code, standing.at_ns)
+    if standing.state is None:
+        return _end_without_reaper(container, run_dir)
+    if standing.state == "running" and not container.started_at_ns:
+        context.inventory.change_container(container.id, started_at_ns=context.inventory.now())
+    if standing.state == "created" and container.started_at_ns and container.id not in context.starting:
+        # The start was written down and not done: the daemon was killed between the two, and nobody was told.
+        context.inventory.change_container(container.id, started_at_ns=0)
+    return None
+
+
+def _end_without_reaper(container: Container, run_dir: Path) -> Exited | None:
+    """Nobody holds it: the reaper's last word decides, or else it is lost."""
+    try:
+        code, at_ns = read_exit((run_dir / "exit").read_bytes())
+        return Exited(container.id, code, at_ns)
+    except FileNotFoundError:
+        return Exited(container.id, None, time.time_ns())
 
 
 def kill(context: Context, container: Container) -> None:

@@ -11,16 +11,13 @@ import logging
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from kernel.cgroup import Cgroup
-from kernel.fd import Fd
 from kernel.process import executable_of
 from runtime import lifecycle, snapshot
-from runtime.container.reaper import read_exit
-from runtime.container.state import Container, ContainerState
+from runtime.container.state import ContainerState
 from runtime.context import Context
 from runtime.errors import ContainerNotFound, KerneletError, MonitorLost
 from runtime.journal import Intent
@@ -48,44 +45,14 @@ def take_over(context: Context) -> list[Exited]:
     ended = []
     for container in tuple(context.inventory.containers.values()):
         if container.state is not ContainerState.EXITED:
-            exited = _take_over(context, container)
+            exited = lifecycle.take_over(context, container)
             if exited is not None:
                 ended.append(exited)
     for sandbox in tuple(context.inventory.sandboxes.values()):
-        if sandbox.pause_pid and sandbox.state is SandboxState.READY:
-            run_dir = context.paths.run_container(sandbox.id)
-            context.monitor.adopt(sandbox.id, "pause", run_dir=run_dir)
+        if sandbox.state is SandboxState.READY and (exited := sandbox_lifecycle.take_over(context, sandbox)) is not None:
+            ended.append(exited)
     context.monitor.settle()
     return ended
-
-
-def _take_over(context: Context, container: Container) -> Exited | None:
-    run_dir = context.paths.run_container(container.id)
-    with contextlib.ExitStack() as opened:
-        sinks: list[Fd] = []
-        if container.config.log_path:
-            with contextlib.suppress(OSError):  # its directory is gone: drain without a log
-                sinks.append(opened.enter_context(lifecycle.open_log(container.config.log_path)))
-        standing = context.monitor.adopt(container.id, "container", run_dir=run_dir, sinks=sinks, terminal=container.config.tty)
-    if standing.state == "ended":
-        return Exited(container.id, standing.code, standing.at_ns)
-    if standing.state is None:
-        return _end_without_reaper(container, run_dir)
-    if standing.state == "running" and not container.started_at_ns:
-        context.inventory.change_container(container.id, started_at_ns=context.inventory.now())
-    if standing.state == "created" and container.started_at_ns and container.id not in context.starting:
-        # The start was written down and not done: the daemon was killed between the two, and nobody was told.
-        context.inventory.change_container(container.id, started_at_ns=0)
-    return None
-
-
-def _end_without_reaper(container: Container, run_dir: Path) -> Exited | None:
-    """Nobody holds it: the reaper's last word decides, or else it is lost."""
-    try:
-        code, at_ns = read_exit((run_dir / "exit").read_bytes())
-        return Exited(container.id, code, at_ns)
-    except FileNotFoundError:
-        return Exited(container.id, None, time.time_ns())
 
 
 def _notice_reboot(context: Context) -> None:
@@ -130,7 +97,8 @@ def _finish(context: Context, intent: Intent) -> bool:
             if container is not None:
                 context.inventory.drop_container(intent.owner, finishes=intent.act)
         case sandbox_lifecycle.STOP if sandbox is not None:
-            sandbox_lifecycle.finish_stop(context, sandbox)
+            with context.exclusive(sandbox.id):  # its pause may have been seen to end, too
+                sandbox_lifecycle.finish_stop(context, sandbox)
         case sandbox_lifecycle.RUN | sandbox_lifecycle.STOP:
             sandbox_lifecycle.tear_down(context, intent.owner)
             sandbox_lifecycle.remove_files(context, intent.owner)
@@ -213,6 +181,8 @@ def _names(directory: Path) -> list[str]:
 
 def record_exit(context: Context, exited: Exited) -> None:
     """Write down how a container ended, then give back what it held.  Anything else is somebody's exec."""
+    if context.is_for_the_start(exited):
+        return
     container = context.inventory.containers.get(exited.id)
     if exited.id in context.inventory.sandboxes:
         # Not here: it waits for the ends of the pod's containers to be recorded.
@@ -224,7 +194,7 @@ def record_exit(context: Context, exited: Exited) -> None:
                 context.exec_exits[exited.id] = (255 if exited.code is None else exited.code, exited.at_ns)
                 context.awaited.notify_all()
         return
-    if container.state is ContainerState.EXITED or context.is_for_the_start(exited):
+    if container.state is ContainerState.EXITED:
         return
     cgroup = context.cgroup(container.cgroup)
     if exited.code is None:

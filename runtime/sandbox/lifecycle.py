@@ -17,6 +17,7 @@ from runtime.container.failure import describe_failure
 from runtime.container.init import pause_program
 from runtime.context import Context
 from runtime.errors import SandboxNotFound, StartFailed, WrongState
+from runtime.monitor.client import Exited
 from runtime.sandbox import files, namespaces
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
@@ -37,14 +38,15 @@ def run(context: Context, config: SandboxConfig) -> str:
     sandbox.cgroup_parent = config.cgroup_parent.rstrip("/") or f"{context.default_parent}/{sandbox.id}"
     sandbox.hostname = config.hostname or socket.gethostname()
     context.journal.begin(sandbox.id, RUN)
-    try:
-        _make(context, sandbox)
-        inventory.save_sandbox(sandbox, finishes=RUN)
-    except BaseException:
-        tear_down(context, sandbox.id)
-        remove_files(context, sandbox.id)
-        context.journal.undone(sandbox.id, RUN)
-        raise
+    with context.unrecorded(sandbox.id, lambda: take_over(context, sandbox, settled=True)):
+        try:
+            _make(context, sandbox)
+            inventory.save_sandbox(sandbox, finishes=RUN)
+        except BaseException:
+            tear_down(context, sandbox.id)
+            remove_files(context, sandbox.id)
+            context.journal.undone(sandbox.id, RUN)
+            raise
     return sandbox.id
 
 
@@ -100,6 +102,15 @@ def remove(context: Context, sandbox_id: str) -> None:
         context.journal.begin(sandbox_id, REMOVE)
         remove_files(context, sandbox_id)
         context.inventory.drop_sandbox(sandbox_id, finishes=REMOVE)
+
+
+def take_over(context: Context, sandbox: Sandbox, *, settled: bool = False) -> Exited | None:
+    """Tell a monitor that did not start the sandbox's pause what it is; returns its end, if it has ended."""
+    if not sandbox.pause_pid:
+        return None
+    run_dir = context.paths.run_container(sandbox.id)
+    standing = context.monitor.adopt(sandbox.id, "pause", run_dir=run_dir, settled=settled)
+    return None if standing.state == "running" else Exited(sandbox.id, standing.code, standing.at_ns)
 
 
 def tear_down(context: Context, sandbox_id: str) -> None:
