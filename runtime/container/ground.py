@@ -153,16 +153,24 @@ class _Builder:
             raise InvalidSpec("mount at /: the root is the image's")
         owner = self._mount_below(index, path)
         if owner is None:
-            self._make_in(self._root, path, directory=directory)
-        elif owner in self.opened and self._spec.mounts[owner].type != "devpts":
-            inner = path[len(self._spec.mounts[owner].destination.rstrip("/")) :]
+            # /var/run may be a link to /run, on which there is a mount already.
+            path = self._make_in(self._root, path, directory=directory)
+            owner = self._mount_below(index, path)
+        if index < len(self._prefixes):
+            self._prefixes[index] = path.rstrip("/") + "/"
+        if owner is None:
+            return
+        if owner in self.opened and self._spec.mounts[owner].type != "devpts":
+            inner = path[len(self._prefixes[owner]) - 1 :]
             self._make_in(self.descriptors[self.opened[owner].descriptor], inner, directory=directory)
         elif self._spec.mounts[owner].type in _FRESH:
-            self.missing[index] = _levels(self._spec.mounts[owner].destination, path, directory=directory)
+            self.missing[index] = _levels(self._prefixes[owner], path, directory=directory)
 
-    def _make_in(self, base: Fd, path: str, *, directory: bool) -> None:
+    def _make_in(self, base: Fd, path: str, *, directory: bool) -> str:
+        """Make the place *path* in the detached mount *base*; returns where links led."""
         try:
-            (make_directories if directory else make_file)(base, path).close()
+            with (make_directories if directory else make_file)(base, path) as place:
+                return os.readlink(f"/proc/self/fd/{place.fileno()}")
         except OSError as error:
             if error.errno == errno.EROFS:
                 raise InvalidSpec(f"mount at {path}: nothing stands there, and what is below is read-only") from error
@@ -196,7 +204,7 @@ class _Builder:
         if owner is None:
             return _look(lambda: open_in_root(self._root, path))
         if owner in self.opened:
-            inner = path[len(self._spec.mounts[owner].destination.rstrip("/")) :]
+            inner = path[len(self._prefixes[owner]) - 1 :]
             return _look(lambda: open_in_root(self.descriptors[self.opened[owner].descriptor], inner))
         if self._spec.mounts[owner].type in ("proc", "sysfs"):
             return _kind_in_kernel(path)

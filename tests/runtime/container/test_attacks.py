@@ -103,6 +103,23 @@ def test_a_mount_through_a_symlink_stays_inside(node: Node, pod: str, evil: Evil
         assert not Path(place, name).exists()
 
 
+@pytest.mark.parametrize("below", ["tmpfs", "bind"])
+def test_a_mount_behind_an_ordinary_link_is_where_it_should_be(
+    node: Node, pod: str, evil: Evil, tmp_path: Path, below: str
+) -> None:
+    """No attack: in most images /var/run is a link to /run, which may have a volume on it."""
+    for name in ("volume", "secret"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "secret/token").write_text("here\n")
+    config = wishes.container(["cat", "/run/secrets/token", "/var/run/secrets/token"], log=tmp_path / "log")
+    config.image = evil(lambda layer: layer.symlink("var/run", "/run"))
+    fresh = schema.Mount(destination="/run", type="tmpfs", source="tmpfs")
+    config.spec.mounts += [fresh if below == "tmpfs" else bind(tmp_path / "volume", "/run")]
+    config.spec.mounts.append(bind(tmp_path / "secret", "/var/run/secrets"))
+    wishes.finish(node, wishes.run(node, pod, config))
+    assert wishes.lines(tmp_path / "log") == ["here", "here"]
+
+
 def test_a_mount_over_the_root_is_refused(node: Node, pod: str, tmp_path: Path) -> None:
     config = wishes.container(["true"])
     config.spec.mounts.append(bind(tmp_path, "//"))

@@ -162,6 +162,22 @@ def test_a_place_in_a_volume_is_made_there_and_one_in_a_tmpfs_by_init(tree: Path
     assert dict(prepared.facts.missing) == {3: ("/tmp/a", "/tmp/a/b"), 4: ("/tmp/w",)}
 
 
+def test_a_place_behind_a_link_is_made_on_the_mount_that_is_there(tree: Path) -> None:
+    """/var/run is /run in most images; volumes are mounted on the one, secrets under the other."""
+    (tree / "root/run").mkdir()
+    (tree / "root/var").mkdir()
+    (tree / "root/var/run").symlink_to("../run")
+    volume, secret = bind(tree / "volume", "/run"), bind(tree / "outside", "/var/run/secrets/token")
+    laid(tree, spec_of(volume, secret)).close()
+    assert (tree / "volume/secrets/token").is_dir()
+    laid(tree, spec_of(bind(tree / "volume", "/var/run"), bind(tree / "outside", "/run/other"), cwd="/var/run/work")).close()
+    assert (tree / "volume/other").is_dir()
+    assert (tree / "volume/work").is_dir()
+    fresh = laid(tree, spec_of(schema.Mount(destination="/run", type="tmpfs"), secret))
+    fresh.close()
+    assert dict(fresh.facts.missing) == {1: ("/run/secrets", "/run/secrets/token")}
+
+
 def test_a_place_that_cannot_be_made_in_a_read_only_volume_is_told(tree: Path) -> None:
     with pytest.raises(InvalidSpec, match="mount at /x: nothing stands there, and what is below is read-only"):
         laid(tree, spec_of(bind(tree / "volume", "/data", "ro"), bind(tree / "outside", "/data/x")))
