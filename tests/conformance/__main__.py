@@ -1,0 +1,85 @@
+"""``python -m tests.conformance [--focus RE] [--nodes N]``: the CRI's own conformance suite against our daemon.
+
+Runs the unmodified critest (``critest/`` has its version; make builds it to build/critest) in a node of its own,
+prints a table and writes build/conformance.json: the specs that passed, and those that failed or were skipped, with the
+reason.  With --nodes so many of it run at once, as the CI of other runtimes does, by the build/ginkgo of its version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from runtime.paths import Paths
+from tests.conformance import images
+from tests.conformance.report import Report, load
+from tests.support.daemon import Daemon
+from tests.support.isolation import Run, isolated
+from tests.support.registry import docker_registry
+
+BUILD = Path(__file__).resolve().parents[2] / "build"
+CRITEST = BUILD / "critest"
+OUTPUT = BUILD / "conformance.json"
+#: What critest and the daemon said, and what is worth keeping between runs.
+WORK = BUILD / "conformance"
+
+#: A digest is written into this spec, and what it is the digest of cannot be made here.
+SKIPPED = "public image with digest"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__.splitlines()[0])
+    parser.add_argument("--focus", metavar="RE", help="only the specs whose full name matches")
+    parser.add_argument("--nodes", metavar="N", type=int, default=1, help="so many specs at once")
+    options = parser.parse_args()
+    if not CRITEST.exists():
+        sys.exit(f"{CRITEST} is not there: make conformance builds it (with Go)")
+    WORK.mkdir(parents=True, exist_ok=True)
+    images.fetch(WORK)  # the node of our own has no way out
+    with isolated() as run:
+        report = measured(run, options.focus, options.nodes)
+    OUTPUT.write_text(json.dumps(report.document(), indent=1) + "\n")
+    print(report.table())
+    print(f"\nwritten to {OUTPUT}; what was said: {WORK}/critest.log and daemon.log")
+    sys.exit(1 if report.failed else 0)
+
+
+def measured(run: Run, focus: str | None, nodes: int) -> Report:
+    """critest's verdict on a daemon of this run."""
+    paths = Paths(root_dir=run.directory / "root", run_dir=run.directory / "run")
+    paths.prepare()
+    with docker_registry() as address:
+        images.push_all(address, WORK)
+        daemon = Daemon(paths, run, registry=address)
+        daemon.start()
+        try:
+            return _judged(run, paths.socket, focus, nodes)
+        finally:
+            daemon.stop()
+            shutil.copy(daemon.log, WORK / "daemon.log")
+
+
+def _judged(run: Run, socket: Path, focus: str | None, nodes: int) -> Report:
+    """Run critest once against the daemon at *socket*."""
+    temporary, verdict = run.directory / "tmp", run.directory / "critest.json"
+    temporary.mkdir()
+    command = [CRITEST, f"-runtime-endpoint=unix://{socket}", f"-parallel={nodes}", "-ginkgo.v", "-ginkgo.no-color"]
+    command += [f"-ginkgo.json-report={verdict}", f"-ginkgo.skip={SKIPPED}", "-ginkgo.timeout=1h", "-test.timeout=0"]
+    if focus:
+        command.append(f"-ginkgo.focus={focus}")
+    with (WORK / "critest.log").open("wb") as log:
+        # Its own directory: a crictl.yaml where it stands would be read.
+        environment = {**os.environ, "TMPDIR": str(temporary), "PATH": f"{BUILD}:{os.environ['PATH']}"}
+        subprocess.run(command, check=False, cwd=temporary, env=environment, stdout=log, stderr=log)
+    if not verdict.exists():
+        sys.exit(f"critest gave no verdict; it said: {(WORK / 'critest.log').read_text()[-3000:]}")
+    return load(verdict)
+
+
+if __name__ == "__main__":
+    main()
