@@ -121,8 +121,7 @@ class MonitorClient:
         connection = self._connection
         if connection is None:
             raise MonitorLost("there is no monitor")
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        return int.from_bytes(credentials[:4], sys.byteorder)
+        return _peer(connection)
 
     def launch(
         self,
@@ -300,6 +299,10 @@ class MonitorClient:
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             return None
+        if not _is_of_our_version(connection):  # the reapers hold everything until ours is there
+            _kill_peer(connection)
+            connection.close()
+            return None
         return connection
 
     def _start(self) -> None:
@@ -324,9 +327,35 @@ class MonitorClient:
         raise MonitorLost(f"the monitor did not start: {text.strip() or 'no message'}")
 
     def _end_stranger(self) -> None:
-        with contextlib.suppress(MonitorLost, ProcessLookupError):
-            os.kill(self.pid, 9)
+        if self._connection is not None:
+            _kill_peer(self._connection)
 
 
 def _launched(message: Message) -> Launched:
     return Launched(message.get("pid", 0), message.get("failed"), message.get("errno", 0))
+
+
+def _peer(connection: socket.socket) -> int:
+    return int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
+
+
+def _kill_peer(connection: socket.socket) -> None:
+    pid = _peer(connection)
+    if pid > 0:  # 0: of another pid namespace, where we cannot reach it; to kill that would be to end ourselves
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
+
+
+def _is_of_our_version(connection: socket.socket) -> bool:
+    """Whether the monitor speaks as we do; one that does not answer does not."""
+    connection.settimeout(START_SECONDS)
+    try:
+        protocol.send(connection, {"op": "hello", "seq": 0})
+        while (received := protocol.receive(connection)) is not None:
+            if received[0].get("seq") == 0:  # what it tells of ends before that is asked for again, by adopt
+                return bool(received[0].get("version") == protocol.VERSION)
+    except OSError:
+        pass
+    finally:
+        connection.settimeout(None)
+    return False

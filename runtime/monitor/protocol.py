@@ -11,10 +11,11 @@
       │ <──────────────────── {seq} ─────────────────── │
 ```
 
+First of all *hello*, which is answered with the version: a daemon ends a monitor of another and starts its own.
 Also *signal*, *reopen* (a new log file), *adopt* (after a new monitor took over: here is the log file of
 what you found), *list*.  A request that fails is answered with ``error``; a program's failing step with
 ``failed`` and ``errno``.  Messages are JSON in packets of a SOCK_SEQPACKET Unix socket, descriptors
-ride along (SCM_RIGHTS).  Both sides are of one version: the monitor refuses another.
+ride along (SCM_RIGHTS).
 """
 
 from __future__ import annotations

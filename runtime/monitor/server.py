@@ -84,6 +84,7 @@ class Monitor:
         request, files = received
         reply: Reply = (connection, request["seq"])
         handler = {
+            "hello": self._greet,
             "launch": self._launch,
             "start": self._start,
             "signal": self._signal,
@@ -155,6 +156,9 @@ class Monitor:
         return True
 
     # Requests.
+
+    def _greet(self, _request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
+        self._answer(reply, version=protocol.VERSION)
 
     def _launch(self, request: dict[str, Any], files: list[Fd], reply: Reply) -> None:
         sinks = [files.pop() for _ in range(request["sinks"])][::-1]

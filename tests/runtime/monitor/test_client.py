@@ -250,6 +250,32 @@ def test_a_client_that_does_not_read_stops_nobody(daemon: Daemon) -> None:
     end(daemon, "one", run_dir)
 
 
+def test_a_monitor_of_another_version_is_replaced_and_its_processes_are_found(
+    make: Callable[[], Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade; the reapers hold everything meanwhile."""
+    old = make()
+    launched, run_dir = old.launch("one", "sleep 100")
+    before = old.client.pid
+    real, answers = protocol.receive, iter([protocol.VERSION - 1])
+
+    def as_of_the_past(connection: socket.socket) -> object:
+        received = real(connection)
+        if received is not None and "version" in received[0]:
+            received[0]["version"] = next(answers, protocol.VERSION)
+        return received
+
+    monkeypatch.setattr(protocol, "receive", as_of_the_past)
+    new = Daemon(old.paths)
+    assert new.client.connect()
+    standing = new.client.adopt("one", "container", run_dir=run_dir)
+    new.client.settle()
+    assert new.client.pid != before
+    assert (standing.pid, standing.state) == (launched.pid, "created")
+    end(new, "one", run_dir)
+    new.client.close(end_monitor=True)
+
+
 def test_only_its_owner_can_reach_it(daemon: Daemon) -> None:
     assert daemon.paths.monitor_socket.stat().st_mode & 0o077 == 0
     assert daemon.paths.run_dir.stat().st_mode & 0o077 == 0
