@@ -16,7 +16,7 @@ from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
 from runtime.container.init import pause_program
 from runtime.context import Context
-from runtime.errors import SandboxNotFound, StartFailed, WrongState
+from runtime.errors import SandboxNotFound, StartFailed, Unsupported, WrongState
 from runtime.monitor.client import Exited
 from runtime.sandbox import files, namespaces
 from runtime.sandbox.config import SandboxConfig
@@ -29,7 +29,10 @@ def run(context: Context, config: SandboxConfig) -> str:
     """Make a sandbox and return its id, ready: its namespaces are there and it has its address.
 
     The same attempt again, ready already, is the retry of a caller that lost the answer: it gets the same id.
+    Raises Unsupported for a port of the host.
     """
+    if config.port_mappings:
+        raise Unsupported(f"host port {config.port_mappings[0].host_port}: ports of the host are not supported yet")
     known = _find_attempt(context, config)
     if known is not None:
         return known.id

@@ -214,6 +214,10 @@ def test_a_sandbox_that_cannot_be(daemon: Daemon, kubelet: Kubelet, call: Client
         kubelet.run_pod(kubelet.pod_config(linux=linux))
     with refused(daemon, INVALID, ".*host name"):
         kubelet.run_pod(kubelet.pod_config(hostname="two words"))
+    ports = [api.PortMapping(container_port=80, host_port=8080)]
+    with refused(daemon, grpc.StatusCode.UNIMPLEMENTED, "host port 8080"):
+        kubelet.run_pod(kubelet.pod_config(port_mappings=ports))
+    kubelet.run_pod(kubelet.pod_config(port_mappings=[api.PortMapping(container_port=80)]))
 
 
 def test_ids_that_nobody_has(daemon: Daemon, kubelet: Kubelet, call: Client) -> None:
