@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernel.cgroup import Cgroup
+from runtime.errors import InvalidArgument
 from runtime.image.store import ImageStore
 from runtime.inventory import Inventory
 from runtime.journal import Journal
@@ -96,4 +97,6 @@ class Context:
 
     def cgroup(self, path: str) -> Cgroup:
         """The cgroup at *path*, which begins with "/"."""
+        if ".." in path.split("/"):
+            raise InvalidArgument(f"cgroup {path}: must not contain '..'")
         return Cgroup(self.tree / path.lstrip("/"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ from runtime.errors import (
     ContainerNotFound,
     ContainerNotRunning,
     ImageNotFound,
+    KerneletError,
     MonitorLost,
     SandboxNotReady,
     StartFailed,
@@ -42,6 +44,8 @@ from runtime.errors import (
 from runtime.monitor.client import Exited
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.spec import schema
+
+logger = logging.getLogger(__name__)
 
 CREATE, REMOVE = "container.create", "container.remove"
 START_ERROR_CODE = 128
@@ -73,8 +77,11 @@ def create(context: Context, sandbox_id: str, config: ContainerConfig) -> str:
                 container.pid = _launch(context, sandbox, container, context.images.lower_directories(image))
                 inventory.save_container(container, finishes=CREATE)
         except BaseException:
-            destroy(context, container.id, context.cgroup(container.cgroup))
-            context.journal.undone(container.id, CREATE)
+            try:
+                destroy(context, container.id, context.cgroup(container.cgroup))
+                context.journal.undone(container.id, CREATE)
+            except (KerneletError, OSError) as error:  # the caller is told why it failed; the open intent brings it back
+                logger.warning("create container %s: what was made is undone at the next start: %s", container.id[:13], error)
             raise
     current = inventory.sandboxes.get(sandbox.id)
     if current is None or current.state is not SandboxState.READY or sandbox.id in context.stopping:
@@ -326,9 +333,11 @@ def _ask_to_end(context: Context, container: Container, timeout_seconds: float) 
     mine = time.monotonic() + timeout_seconds
     deadlines[container.id] = min(mine, deadlines.get(container.id, mine))
     inventory.touch()
-    with contextlib.suppress(ProcessLookupError):
-        context.monitor.signal(container.id, container.config.stop_signal)
-    while not is_over() and (left := deadlines.get(container.id, 0) - time.monotonic()) > 0:
-        seen = deadlines.get(container.id)
-        inventory.wait_until(lambda: is_over() or deadlines.get(container.id) != seen, left)  # noqa: B023
-    deadlines.pop(container.id, None)
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            context.monitor.signal(container.id, container.config.stop_signal)
+        while not is_over() and (left := deadlines.get(container.id, 0) - time.monotonic()) > 0:
+            seen = deadlines.get(container.id)
+            inventory.wait_until(lambda: is_over() or deadlines.get(container.id) != seen, left)  # noqa: B023
+    finally:
+        deadlines.pop(container.id, None)  # also when it failed: it would be the next stop's, and over long ago

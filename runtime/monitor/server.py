@@ -232,6 +232,7 @@ class Monitor:
         """End the reaper; of a process that still runs, end that first."""
         watch = self._watches.get(request["id"])
         if watch is None:
+            self._ledger.free(request["id"])  # of one whose reaper ended while there was no monitor
             found = self._found.pop(Path(request["run_dir"]), None)
             if found is None:
                 self._answer(reply)
