@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -403,6 +404,22 @@ def test_a_daemon_killed_while_it_runs_a_pod(kubelet: Kubelet, daemon: Daemon, t
         kubelet.remove_pod(pod)
         assert kept(daemon.paths) == had
         settled(daemon, before)
+
+
+def test_a_daemon_killed_over_its_first_pod_gives_the_node_back(
+    kubelet: Kubelet, daemon: Daemon, thread: ThreadPoolExecutor
+) -> None:
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    before, links = forwarding.read_text(), {name for _, name in socket.if_nameindex()}
+    took = timed(kubelet.run_pod)
+    for number in range(ROUNDS // 2):
+        for pod in kubelet.call(api.ListPodSandboxRequest()).items:
+            kubelet.remove_pod(pod.id)
+        assert daemon.stop() == 0
+        assert ({name for _, name in socket.if_nameindex()}, forwarding.read_text()) == (links, before)
+        restart(daemon, kubelet)
+        interrupted(daemon, thread, kubelet.run_pod, took * number / (ROUNDS // 2))
+        restart(daemon, kubelet)
 
 
 def test_a_daemon_killed_while_it_makes_a_container(kubelet: Kubelet, daemon: Daemon, thread: ThreadPoolExecutor) -> None:
