@@ -26,7 +26,6 @@ class Cancellation:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
-        self._watcher: threading.Thread | None = None
 
     def check(self) -> None:
         """Raise Cancelled if the operation was given up."""
@@ -61,14 +60,11 @@ class Cancellation:
     def __enter__(self) -> Self:
         if self._asked is not None:
             self.check()
-            self._watcher = threading.Thread(target=self._watch, args=(self._asked,), name="pull-cancel", daemon=True)
-            self._watcher.start()
+            threading.Thread(target=self._watch, args=(self._asked,), name="pull-cancel", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._over.set()
-        if self._watcher is not None:
-            self._watcher.join()
+        self._over.set()  # the watcher ends at its next look; nobody waits for that
         for connection in list(self._sockets):
             self.drop(connection)
 

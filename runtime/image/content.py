@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kernel.fd import Fd, open_path
 from runtime.errors import DigestMismatch, ImageNotFound
-from runtime.image.reference import require_digest
+from runtime.image.reference import is_digest, require_digest
 
 CHUNK = 256 << 10
 
@@ -96,7 +96,7 @@ class ContentStore:
             raise DigestMismatch(f"blob {digest} is damaged on this node's disk; remove the image and pull it again")
         return content
 
-    def chunks(self, digest: str) -> Iterator[bytes]:
+    def chunks(self, digest: str) -> Generator[bytes]:
         """A blob piece by piece; the reader verifies what matters to it."""
         try:
             file = open_path(self.path(digest))
@@ -121,4 +121,4 @@ class ContentStore:
 
     def digests(self) -> list[str]:
         """Everything that is here."""
-        return [f"sha256:{name}" for name in os.listdir(self._directory)]
+        return [digest for name in os.listdir(self._directory) if is_digest(digest := f"sha256:{name}")]

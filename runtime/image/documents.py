@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +23,8 @@ class Source(Protocol):
 
     def manifest(self, target: str) -> Fetched: ...
 
-    def blob(self, descriptor: Descriptor) -> Iterator[bytes]: ...
+    def blob(self, descriptor: Descriptor) -> Generator[bytes]:
+        """Its bytes; the caller closes the generator, which may hold a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ def _config_content(source: Source, manifest: Manifest) -> bytes:
         raise ImagePullFailed(f"image config: {descriptor.size} bytes, more than {CONFIG_LIMIT}")
     content = descriptor.embedded() or b""
     if digest_of(content) != descriptor.digest:
-        content = _up_to(source.blob(descriptor), descriptor.size)
+        with closing(source.blob(descriptor)) as chunks:
+            content = _up_to(chunks, descriptor.size)
     found = digest_of(content)
     if len(content) != descriptor.size or found != descriptor.digest:
         raise DigestMismatch(f"image config {descriptor.digest}: what came has {len(content)} bytes and digest {found}")

@@ -6,7 +6,7 @@ A ``Package`` is a source like a registry (documents.Source): ``pull.load`` stor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,13 +79,14 @@ class Package:
             raise ImageNotFound(f"{target} is not in this package")
         return self.documents[target]
 
-    def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
+    def blob(self, descriptor: Descriptor) -> Generator[bytes]:
         """The bytes of a layer or config; raises ImageNotFound."""
         if descriptor.digest in self.documents:
-            return iter([self.documents[descriptor.digest].content])
-        if descriptor.digest not in self.layers:
+            yield self.documents[descriptor.digest].content
+        elif descriptor.digest in self.layers:
+            yield from self.layers[descriptor.digest].chunks()
+        else:
             raise ImageNotFound(f"{descriptor.digest} is not in this package")
-        return self.layers[descriptor.digest].chunks()
 
 
 class Packer:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,8 +164,8 @@ class _Layers:
             blob=None if ours else staged,
             limits=self.limits,
         )
-        with _Slot(self.cancellation.check):
-            chunks = self.images.content.chunks(descriptor.digest) if ours else self.source.blob(descriptor)
+        source = self.images.content.chunks(descriptor.digest) if ours else self.source.blob(descriptor)
+        with _Slot(self.cancellation.check), closing(source) as chunks:
             applied = unpack.run(job, chunks, self.cancellation.check)
         if below is not None:
             below.result()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +142,8 @@ class Repository:
             raise DigestMismatch(f"manifest {target}: what came has digest {digest}")
         return Fetched(content, response.headers.get("Content-Type"), digest)
 
-    def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
-        """A blob as it arrives, not verified; resumed where it broke off."""
+    def blob(self, descriptor: Descriptor) -> Generator[bytes]:
+        """A blob as it arrives, not verified; resumed where it broke off.  Close it to give the connection back."""
         url = f"{self.root}/blobs/{descriptor.digest}{self._query}"
         at, stalls = 0, 0
         while True:

@@ -15,7 +15,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+)
 
 from runtime.errors import RegistryRefused, RegistryUnavailable
 from runtime.image.cancellation import Cancellation
@@ -53,20 +60,25 @@ class Wire:
         self.cancellation.check()
         if fields is not None:
             headers, body = {**headers, "Content-Type": "application/x-www-form-urlencoded"}, fields.encode()
-        try:
-            return self._manager(url).request(
-                method,
-                url,
-                headers={"User-Agent": "kernelet", "Accept-Encoding": "identity", **headers},
-                body=body() if callable(body) else body,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                timeout=self._timeout,
-            )
-        except (HTTPError, OSError) as error:
-            self.cancellation.check()
-            raise unavailable(url, error) from error
+        for attempt in (1, 2):
+            try:
+                return self._manager(url).request(
+                    method,
+                    url,
+                    headers={"User-Agent": "kernelet", "Accept-Encoding": "identity", **headers},
+                    body=body() if callable(body) else body,
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    timeout=self._timeout,
+                )
+            except (HTTPError, OSError) as error:
+                self.cancellation.check()
+                # A connection kept open may be closed by the other side at the moment it is used again.
+                stale = isinstance(error, ProtocolError) and isinstance(error.__cause__ or error.__context__, ConnectionError)
+                if attempt == 2 or not stale or method not in ("GET", "HEAD"):
+                    raise unavailable(url, error) from error
+        raise AssertionError("unreachable")
 
     def require_safe(self, url: str, what: str) -> None:
         """Raise RegistryRefused unless *url* is HTTPS, or HTTP to a host for which that was allowed."""

@@ -115,7 +115,7 @@ def test_what_is_not_in_a_package() -> None:
     with pytest.raises(ImageNotFound):
         made.manifest("sha256:" + "0" * 64)
     with pytest.raises(ImageNotFound):
-        made.blob(Descriptor(media_type="", digest="sha256:" + "0" * 64, size=0))
+        list(made.blob(Descriptor(media_type="", digest="sha256:" + "0" * 64, size=0)))
 
 
 def test_a_stored_image_is_a_package_again(images: ImageStore) -> None:

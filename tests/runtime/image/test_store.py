@@ -190,6 +190,7 @@ def test_recover_drops_what_is_incomplete(images: ImageStore, paths: Paths, stor
     (paths.staging / "left/file").write_text("x")
     (paths.layers / ("e" * 64)).mkdir()
     (paths.blobs / ("f" * 64)).write_text("x")
+    (paths.blobs / "lost+found").mkdir()
     journal.begin("image:docker.io/library/x:1", "pull")
     journal.begin("sandbox:1", "run")
     again = ImageStore(paths, store, journal)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -40,9 +41,9 @@ def test_proxies_are_the_environment_s(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_request_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def proxy(request: object) -> None:
-        seen.append(request.path)  # type: ignore[attr-defined]
-        reply(request, 200, b"by proxy")  # type: ignore[arg-type]
+    def proxy(request: BaseHTTPRequestHandler) -> None:
+        seen.append(request.path)
+        reply(request, 200, b"by proxy")
 
     monkeypatch.delenv("no_proxy", raising=False)
     with faulty_registry(proxy) as address, Cancellation() as cancellation:
@@ -63,7 +64,12 @@ def test_a_name_server_that_does_not_answer_can_be_given_up(monkeypatch: pytest.
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    threading.Thread(target=lambda: asked.wait(10) and cancelled.set()).start()
+
+    def give_up() -> None:
+        asked.wait(10)
+        cancelled.set()
+
+    threading.Thread(target=give_up).start()
     began = time.monotonic()
     with Cancellation(cancelled) as cancellation, pytest.raises(Cancelled):
         Wire(cancellation).request("GET", "http://registry.example/", {})
@@ -105,3 +111,22 @@ def test_cancelling_ends_a_wait() -> None:
     with Cancellation(cancelled) as cancellation, pytest.raises(Cancelled):
         cancellation.wait(30)
     assert time.monotonic() - began < 5
+
+
+def test_a_connection_closed_before_the_answer_is_tried_once_more() -> None:
+    asked: list[str] = []
+
+    def handle(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.command)
+        if len(asked) == 1 or request.command == "POST":
+            request.close_connection = True
+        else:
+            reply(request, 200, b"x")
+
+    with faulty_registry(handle) as address, Cancellation() as cancellation:
+        wire = Wire(cancellation)
+        assert wire.read(wire.request("GET", f"http://{address}/", {}), 10, "") == b"x"
+        with pytest.raises(RegistryUnavailable, match="the connection broke"):
+            wire.request("POST", f"http://{address}/", {}, b"")
+        wire.close()
+    assert asked == ["GET", "GET", "POST"]
