@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,19 @@ class Report:
         return "\n".join(lines)
 
 
-def load(path: Path) -> Report:
-    """The report that critest wrote to *path*; specs that were not selected are left out."""
+def load(path: Path, not_run: Mapping[str, str]) -> Report:
+    """The report that critest wrote to *path*, without the specs that were not selected.
+
+    *not_run* has the reasons for those that were skipped from outside, by a part of their name.
+    """
     report = Report()
     for suite in json.loads(path.read_text()):
         for spec in suite["SpecReports"] or ():
-            _add(report, spec)
+            _add(report, spec, not_run)
     return report
 
 
-def _add(report: Report, spec: dict[str, Any]) -> None:
+def _add(report: Report, spec: dict[str, Any], not_run: Mapping[str, str]) -> None:
     if spec["LeafNodeType"] != "It":
         if spec["State"] in FAILED:
             report.failed[spec["LeafNodeType"]] = _reason(spec)
@@ -60,8 +64,8 @@ def _add(report: Report, spec: dict[str, Any]) -> None:
         report.passed.append(name)
     elif spec["State"] in FAILED:
         report.failed[name] = _reason(spec)
-    elif _reason(spec):  # without one it was not selected
-        report.skipped[name] = _reason(spec)
+    elif reason := _reason(spec) or next((why for part, why in not_run.items() if part in name), ""):
+        report.skipped[name] = reason  # without a reason it was not selected
 
 
 def _reason(spec: dict[str, Any]) -> str:
