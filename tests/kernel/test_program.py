@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import struct
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -205,3 +207,44 @@ def test_slots_print_by_name() -> None:
     steps = Program("names")
     steps.call("fchdir", Slot("root"), why="x")
     assert str(steps.steps[0]) == "fchdir(root)"
+
+
+def test_a_shared_beginning_is_packed_whole_whoever_comes_first() -> None:
+    """Two at once could copy it half packed: a string's place known, its bytes not there yet."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for attempt in range(20):
+            base = Program("base")
+            for number in range(100):
+                base.call("chdir", f"/{attempt}/{number}", why="x")
+            packed: list[bytes] = []
+
+            def work(base: Program = base, packed: list[bytes] = packed) -> None:
+                more = base.continued("more")
+                more.call("chdir", "/last", why="x")
+                packed.append(more.pack())
+
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(set(packed)) == 1
+            assert len(packed) == 4
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("argument", ["/a\0b", Vector((b"a", b"b\0c"))])
+def test_a_string_that_c_would_take_for_a_shorter_one_is_refused(argument: str | Vector) -> None:
+    steps = Program("short")
+    steps.call("chdir", argument, why="x")
+    with pytest.raises(ValueError, match="must not contain a NUL"):
+        steps.pack()
+
+
+def test_control_characters_and_bytes_that_are_no_text_print() -> None:
+    steps = Program("print")
+    steps.call("chdir", 'a\n\t"\\\udcff', why="x")
+    assert str(steps.steps[0]) == 'chdir("a\\n\\t\\"\\\\\\\\xff")'

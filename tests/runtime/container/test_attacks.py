@@ -276,6 +276,9 @@ def test_a_device_of_the_image_cannot_be_opened(node: Node, pod: str, evil: Evil
     script = "head -c 1 /zero | wc -c; head -c 1 /memory; mknod /m c 1 1; cat /m"
     lines = output(node, pod, tmp_path / "log", script, image=evil(fill))
     assert lines == ["1", "head: /memory: Operation not permitted", "cat: can't open '/m': Operation not permitted"]
+    container = wishes.run(node, pod, wishes.container(["sleep", "100"]))
+    result = node.exec_sync(container, ["sh", "-c", "mknod /m c 1 1; cat /m"], 10)
+    assert (result.exit_code, result.stderr) == (1, b"cat: can't open '/m': Operation not permitted\n")
 
 
 def test_a_bound_null_device_is_not_the_containers_to_change(node: Node, pod: str, tmp_path: Path) -> None:
