@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import resource
 import signal
 import socket
 import sys
@@ -26,7 +25,6 @@ def main() -> None:
     process.set_name("kernelet-mon")
     os.chdir("/")
     ignore_the_terminal()
-    take_all_descriptors()
     lock = take_lock(run_dir / "monitor.lock")
     monitor = Monitor(run_dir, listen(run_dir / "monitor.sock"))
     leave_the_hosts_mounts(run_dir)
@@ -38,15 +36,6 @@ def ignore_the_terminal() -> None:
     """A ^C at the daemon's terminal is for the daemon."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-
-
-def take_all_descriptors() -> None:
-    """Eight files a container: the usual limit of 1,024 would end at a hundred of them.
-
-    Containers inherit it, unless their spec says otherwise: with containerd and CRI-O they have as many.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def take_lock(path: Path) -> Fd:

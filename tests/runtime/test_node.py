@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -294,6 +295,13 @@ def test_host_namespaces_are_shared_when_asked_for(node: Node, tmp_path: Path) -
     )
     assert wishes.finish(node, wishes.run(node, pod, config)) == 0
     assert wishes.lines(tmp_path / "log") == [os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "ipc", "pid")]
+
+
+def test_a_container_begins_with_the_ordinary_limit_of_descriptors(node: Node, sandbox: str, tmp_path: Path) -> None:
+    ordinary, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    config = wishes.container(["sh", "-c", "ulimit -n"], log=tmp_path / "log")
+    assert wishes.finish(node, wishes.run(node, sandbox, config)) == 0
+    assert wishes.lines(tmp_path / "log") == [str(ordinary)]
 
 
 def test_a_retry_gets_what_the_first_call_made(node: Node) -> None:
