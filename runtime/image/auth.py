@@ -7,7 +7,6 @@ to a mirror, never along a redirect, never over plain HTTP to a host that was no
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import threading
 import time
@@ -61,7 +60,7 @@ def decode_auth(text: str) -> tuple[str, str]:
     """Name and password in Docker's ``auth`` field (base64 of "name:password"); raises InvalidArgument."""
     try:
         name, colon, password = base64.b64decode(text, validate=True).decode().strip("\0").partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not ASCII, not base64, not UTF-8
         name, colon, password = "", "", ""
     if not colon or not name:
         raise InvalidArgument('credentials: auth is not the base64 of "name:password"')
@@ -119,7 +118,7 @@ def _answer(wire: Wire, challenges: list[Challenge], access: Access) -> tuple[st
     by_scheme = {challenge.scheme: challenge for challenge in reversed(challenges)}
     if "bearer" in by_scheme:
         if credentials is not None and credentials.registry_token:
-            return f"Bearer {credentials.registry_token}", TOKEN_SECONDS
+            return f"Bearer {_printable(credentials.registry_token)}", TOKEN_SECONDS
         return _fetch_token(wire, by_scheme["bearer"].parameters, access.scope, credentials)
     if "basic" in by_scheme:
         header = None if credentials is None else credentials.basic
@@ -168,8 +167,15 @@ def _parse_token(body: bytes) -> tuple[str, float]:
         answer: Any = json.loads(body)
         token = answer.get("token") or answer.get("access_token")
         seconds = answer.get("expires_in") or TOKEN_SECONDS
-        if not isinstance(token, str) or not token or "\n" in token or "\r" in token:
+        if not isinstance(token, str) or not token:
             raise ValueError("no token in it")
-        return f"Bearer {token}", max(float(seconds), float(TOKEN_SECONDS))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return f"Bearer {_printable(token)}", max(float(seconds), float(TOKEN_SECONDS))
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise RegistryRefused(f"the token server's answer cannot be used: {error}") from None
+
+
+def _printable(token: str) -> str:
+    """*token*, if it can stand in a header; one with a line break would begin a header of its own."""
+    if not token.isascii() or not token.isprintable():
+        raise RegistryRefused("a token that is not printable ASCII")
+    return token

@@ -151,6 +151,11 @@ def load_json(content: bytes, what: str) -> dict[str, Any]:
         raise ImagePullFailed(f"{what}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ImagePullFailed(f"{what}: not a JSON object")
+    if b"\\ud" in content.lower():  # half of a surrogate pair is valid JSON, but no text that can be written again
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ImagePullFailed(f"{what}: half a surrogate pair") from None
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from runtime.errors import ImagePullFailed, RegistryRefused, RegistryUnavailable
 from runtime.image.auth import Credentials
@@ -12,7 +12,7 @@ from runtime.image.cancellation import Cancellation
 from runtime.image.manifest import INDEX_TYPES, MANIFEST_TYPES
 from runtime.image.pack import Package
 from runtime.image.reference import parse_reference
-from runtime.image.registry import Fetched, Registry, Repository
+from runtime.image.registry import Fetched, Registry, Repository, join_url
 
 #: Bytes, or a function that begins them anew: a request may have to be sent twice.
 Body = bytes | Callable[[], Iterator[bytes]]
@@ -62,7 +62,7 @@ def _push_blob(repository: Repository, digest: str, size: int, body: Body) -> No
     response = repository.send("POST", f"{repository.root}/blobs/uploads/", {"Content-Length": "0"})
     repository.require(response, (202,), f"upload of blob {digest}")
     repository.finish(response)
-    place = urljoin(f"{repository.root}/blobs/uploads/", response.headers.get("Location", ""))
+    place = join_url(f"{repository.root}/blobs/uploads/", response.headers.get("Location", ""))
     if not response.headers.get("Location"):
         raise RegistryRefused(f"upload of blob {digest}: the registry names no place for it")
     url = place + ("&" if urlsplit(place).query else "?") + urlencode({"digest": digest})

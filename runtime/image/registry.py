@@ -225,9 +225,17 @@ class Repository:
             if response.status not in (301, 302, 303, 307, 308) or not location or body is not None:
                 return response
             self._wire.finish(response)
-            url = urljoin(url, location)
+            url = join_url(url, location)
             self._wire.require_safe(url, "redirect to")
         raise RegistryRefused(f"{self._access.base}: more than {REDIRECTS} redirects")
+
+
+def join_url(base: str, location: str) -> str:
+    """Where a Location header leads; raises RegistryRefused when it is no address."""
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        raise RegistryRefused(f"{base}: redirected to {location[:200]!r}, which is no address") from None
 
 
 def _origin(url: str) -> tuple[str, str]:

@@ -82,7 +82,10 @@ class Wire:
 
     def require_safe(self, url: str, what: str) -> None:
         """Raise RegistryRefused unless *url* is HTTPS, or HTTP to a host for which that was allowed."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise RegistryRefused(f"the {what} {url[:200]!r} is no address") from None
         plain = parts.scheme == "http" and (is_loopback(parts.hostname or "") or parts.netloc in self._plain_hosts)
         if parts.scheme != "https" and not plain:
             raise RegistryRefused(f"the {what} {url[:200]!r} is not reached over TLS; plain HTTP must be configured for its host")

@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -75,6 +76,15 @@ def is_listening(address: str) -> bool:
 Handler = Callable[[BaseHTTPRequestHandler], None]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is what many tests are about, and no news."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | ssl.SSLError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextmanager
 def faulty_registry(handle: Handler, *, tls: bool = False) -> Iterator[str]:
     """A server in this process that answers every request by *handle*; yields "127.0.0.1:PORT"."""
@@ -93,8 +103,7 @@ def faulty_registry(handle: Handler, *, tls: bool = False) -> Iterator[str]:
 
         do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815 - http.server looks for these names
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handling)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handling)
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(CERTIFICATE)

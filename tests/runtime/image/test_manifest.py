@@ -94,6 +94,8 @@ def test_what_could_be_read_in_two_ways_is_refused(document: dict[str, Any], med
         (b"\xff", "not valid JSON"),
         (b'{"schemaVersion": NaN}', "NaN is not JSON"),
         (b"", "not valid JSON"),
+        (b'{"a": "\\uD800"}', "half a surrogate pair"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "not valid JSON"),
         (b" " * (m.MANIFEST_LIMIT + 1), "more than 4194304"),
     ],
 )

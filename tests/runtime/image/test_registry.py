@@ -127,7 +127,7 @@ def test_push_asks_for_more() -> None:
     [
         ({}, 403, r"the token server 127.0.0.1:.* refused without credentials \(HTTP 403\)"),
         ({"token": ""}, 200, "cannot be used: no token"),
-        ({"token": "a\r\nX: y"}, 200, "cannot be used"),
+        ({"token": "a\r\nX: y"}, 200, "not printable ASCII"),
         ({"token": "wrong"}, 200, r"access refused without credentials: who are you \(HTTP 401\)"),
     ],
 )
@@ -147,6 +147,7 @@ def challenge(text: str) -> Callable[[BaseHTTPRequestHandler], None]:
         ('Bearer realm="http://tokens.example/t"', "token server 'http://tokens.example/t' is not reached over TLS"),
         ('Bearer realm="ftp://x/"', "not reached over TLS"),
         ("Bearer", "not reached over TLS"),
+        ('Bearer realm="http://[x"', "is no address"),
         ("Negotiate", "offers negotiate"),
         ("", "offers no way to do so"),
     ],
@@ -205,6 +206,7 @@ def test_authorization_stays_with_whom_it_was_meant_for() -> None:
     [
         ("http://elsewhere.example/x", "not reached over TLS"),
         ("file:///etc/passwd", "not reached over TLS"),
+        ("http://[x", "is no address"),
         ("/v2/again", "more than 10"),
     ],
 )
@@ -351,6 +353,7 @@ def test_docker_s_auth_field() -> None:
     assert decode_auth(base64.b64encode(b"name:pass:word\0\0").decode()) == ("name", "pass:word")
     for text in [
         "",
+        "ä",
         "*",
         base64.b64encode(b"nocolon").decode(),
         base64.b64encode(b":p").decode(),
@@ -358,3 +361,13 @@ def test_docker_s_auth_field() -> None:
     ]:
         with pytest.raises(InvalidArgument):
             decode_auth(text)
+
+
+def test_a_token_cannot_bring_a_header_of_its_own() -> None:
+    credentials = Credentials(registry_token="t0k\r\nX-Evil: 1")
+    with (
+        faulty_registry(Recording()) as address,
+        opened(f"{address}/x", credentials=credentials) as repository,
+        pytest.raises(RegistryRefused, match="not printable ASCII"),
+    ):
+        repository.head("latest")
