@@ -26,6 +26,7 @@ from runtime.errors import (
 from runtime.node import Node
 from runtime.spec import schema
 from tests.support import wait, wishes
+from tests.support.image import store_busybox
 from tests.support.requires import requires
 
 pytestmark = requires("root", "cgroup2", "busybox")
@@ -297,11 +298,19 @@ def test_host_namespaces_are_shared_when_asked_for(node: Node, tmp_path: Path) -
     assert wishes.lines(tmp_path / "log") == [os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "ipc", "pid")]
 
 
-def test_a_container_begins_with_the_ordinary_limit_of_descriptors(node: Node, sandbox: str, tmp_path: Path) -> None:
-    ordinary, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+def test_a_container_begins_with_the_limit_of_descriptors_that_the_daemon_had(make_node: Callable[[], Node], tmp_path: Path) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (777, usual[1]))
+    try:
+        node = make_node()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    store_busybox(node.images)
+    pod = node.run_sandbox(wishes.sandbox())
     config = wishes.container(["sh", "-c", "ulimit -n"], log=tmp_path / "log")
-    assert wishes.finish(node, wishes.run(node, sandbox, config)) == 0
-    assert wishes.lines(tmp_path / "log") == [str(ordinary)]
+    assert wishes.finish(node, wishes.run(node, pod, config)) == 0
+    assert wishes.lines(tmp_path / "log") == ["777"]
+    assert resource.prlimit(node.monitor_pid, resource.RLIMIT_NOFILE)[0] == usual[1]
 
 
 def test_a_retry_gets_what_the_first_call_made(node: Node) -> None:
