@@ -298,7 +298,7 @@ def test_host_namespaces_are_shared_when_asked_for(node: Node, tmp_path: Path) -
     assert wishes.lines(tmp_path / "log") == [os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "ipc", "pid")]
 
 
-def test_a_container_begins_with_the_limit_of_descriptors_that_the_daemon_had(make_node: Callable[[], Node], tmp_path: Path) -> None:
+def test_a_container_has_the_limit_of_descriptors_that_the_daemon_had(make_node: Callable[[], Node], tmp_path: Path) -> None:
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (777, usual[1]))
     try:
