@@ -18,7 +18,7 @@ from kernel.cgroup import Cgroup
 from kernel.fd import Fd, memory
 from kernel.process import open_pidfd
 from runtime.container import join
-from runtime.container.complete import with_home
+from runtime.container.complete import with_home, with_open_files
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import command_failure, describe_failure
 from runtime.container.identity import is_init_of
@@ -137,6 +137,7 @@ def _process_of(container: Container, arguments: list[str]) -> schema.Process:
     copy.args, copy.terminal = arguments, False
     copy.user = container.user or schema.User()
     copy.env = with_home(copy.env, container.home)
+    copy.rlimits = with_open_files(copy.rlimits)
     return copy
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import msgspec
@@ -28,6 +29,7 @@ def complete_spec(paths: Paths, sandbox: Sandbox, container: Container, root: Fd
     container.user, container.home = resolve_user(root, container.config)
     spec.process.user, spec.process.terminal = container.user, container.config.tty
     spec.process.env = with_home(spec.process.env, container.home)
+    spec.process.rlimits = with_open_files(spec.process.rlimits)
     spec.hostname = ""  # the pod's UTS namespace has its name
     spec.linux.namespaces = _namespaces(paths, sandbox, container, target_pid)
     spec.mounts = _with_pod_files(paths, sandbox, spec)
@@ -38,6 +40,17 @@ def complete_spec(paths: Paths, sandbox: Sandbox, container: Container, root: Fd
 def with_home(env: list[str], home: str) -> list[str]:
     """*env* with HOME, if it has none, as login(1) would set it."""
     return env if any(entry.startswith("HOME=") for entry in env) else [*env, f"HOME={home}"]
+
+
+def with_open_files(rlimits: list[schema.Rlimit]) -> list[schema.Rlimit]:
+    """*rlimits* with the daemon's limit of descriptors, if there is none: the monitor's is as high as it goes.
+
+    A soft limit of half a million makes programs that close all descriptors one by one hang for minutes.
+    """
+    if any(rlimit.type == "RLIMIT_NOFILE" for rlimit in rlimits):
+        return rlimits
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return [*rlimits, schema.Rlimit(type="RLIMIT_NOFILE", soft=soft, hard=hard)]
 
 
 def _namespaces(paths: Paths, sandbox: Sandbox, container: Container, target_pid: int | None) -> list[schema.Namespace]:

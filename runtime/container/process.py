@@ -15,12 +15,9 @@ from kernel.program import Buffer, Filter, Flags, Program, Slot, Vector, Words
 from runtime.container.descriptors import Descriptor
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
+from runtime.spec.load import RLIMITS
 
 LAST = 0xFFFFFFFF
-RLIMITS = frozenset(
-    "RLIMIT_" + name
-    for name in "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME".split()
-)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

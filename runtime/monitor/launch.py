@@ -25,13 +25,13 @@ class Launcher:
     """Holds what every launch shares: the runner, sealed in memory, and the null device.
 
     The monitor takes as many descriptors as it may have: with eight for a container, the usual limit of 1,024
-    would end at a hundred of them.  Containers begin with the limit that it was started with.
+    would end at a hundred of them.  Not lowered for a spawn, which then takes no number above it: that a container
+    begins with an ordinary limit is in its program (``complete``).
     """
 
     def __init__(self) -> None:
-        self._ordinary = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = (self._ordinary[1], self._ordinary[1])
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._most)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         with memory(RUNNER_NAME, runner_image()) as image:
             self._runner = image.duplicate(ABOVE)
         with open_null() as null:
@@ -77,11 +77,9 @@ class Launcher:
         above = max(ABOVE, max(theirs) + 1)
         lifted = {number: file.duplicate(above) for number, file in theirs.items()}
         with self._runner.duplicate(above) as runner:
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._ordinary)
             try:
                 return process.spawn(runner, name, {number: file.fileno() for number, file in lifted.items()})
             finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, self._most)
                 for file in lifted.values():
                     file.close()
 

@@ -303,13 +303,14 @@ def test_a_container_has_the_limit_of_descriptors_that_the_daemon_had(make_node:
     resource.setrlimit(resource.RLIMIT_NOFILE, (777, usual[1]))
     try:
         node = make_node()
+        store_busybox(node.images)
+        pod = node.run_sandbox(wishes.sandbox())
+        config = wishes.container(["sh", "-c", "ulimit -n; sleep 100"], log=tmp_path / "log")
+        container = wishes.run(node, pod, config)
+        assert node.exec_sync(container, ["sh", "-c", "ulimit -n"], 10).stdout == b"777\n"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, usual)
-    store_busybox(node.images)
-    pod = node.run_sandbox(wishes.sandbox())
-    config = wishes.container(["sh", "-c", "ulimit -n"], log=tmp_path / "log")
-    assert wishes.finish(node, wishes.run(node, pod, config)) == 0
-    assert wishes.lines(tmp_path / "log") == ["777"]
+    wait.until(lambda: wishes.lines(tmp_path / "log") == ["777"], 5)
     assert resource.prlimit(node.monitor_pid, resource.RLIMIT_NOFILE)[0] == usual[1]
 
 

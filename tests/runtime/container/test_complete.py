@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,19 @@ def test_the_request_is_not_changed(root: Fd) -> None:
     spec.mounts.clear()
     spec.linux.masked_paths.clear()
     assert msgspec.to_builtins(config) == before
+
+
+def test_the_limit_of_descriptors_is_the_daemons_where_none_is_asked_for(root: Fd) -> None:
+    spec = complete_spec(PATHS, sandbox(), container(), root, None)
+    assert spec.process is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert spec.process.rlimits == [schema.Rlimit(type="RLIMIT_NOFILE", soft=soft, hard=hard)]
+    config = wishes.container(["true"])
+    assert config.spec.process is not None
+    config.spec.process.rlimits = [schema.Rlimit(type="RLIMIT_NOFILE", soft=1, hard=2)]
+    spec = complete_spec(PATHS, sandbox(), container(config), root, None)
+    assert spec.process is not None
+    assert spec.process.rlimits == config.spec.process.rlimits
 
 
 def test_without_a_process_there_is_nothing_to_complete(root: Fd) -> None:
