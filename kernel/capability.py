@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import prctl
@@ -66,8 +67,9 @@ def names_of(mask: int) -> tuple[str, ...]:
     )
 
 
+@cache
 def last_capability() -> int:
-    """The highest number this kernel knows."""
+    """The highest number this kernel knows; it stays the same until the next boot."""
     return int(Path("/proc/sys/kernel/cap_last_cap").read_text())
 
 

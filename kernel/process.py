@@ -30,14 +30,14 @@ def adopt_orphans() -> None:
     prctl.set_child_subreaper(1)
 
 
-def spawn(image: Fd, name: str, descriptors: Mapping[int, int]) -> int:
+def spawn(image: int, name: str, descriptors: Mapping[int, int]) -> int:
     """Start the executable behind *image* with *descriptors* (number there -> number here) and nothing else; return its pid.
 
     posix_spawn(3): no Python runs in between, a fork-unsafe parent is harmless, 0.12 ms.  Numbers
     here must lie above all numbers there, or one would overwrite another.
     """
     actions = [(os.POSIX_SPAWN_DUP2, here, there) for there, here in descriptors.items()]
-    return os.posix_spawn(f"/proc/self/fd/{image.fileno()}", [name], {}, file_actions=actions, setsigdef=_RESET, setsigmask=())
+    return os.posix_spawn(f"/proc/self/fd/{image}", [name], {}, file_actions=actions, setsigdef=_RESET, setsigmask=())
 
 
 def start_session(command: Sequence[str], log: Path) -> int:

@@ -12,6 +12,8 @@ import contextlib
 import errno
 import os
 import stat
+from functools import lru_cache
+from typing import Any
 
 from kernel._linux import ffi, lib
 from kernel.errors import check
@@ -30,16 +32,23 @@ def open_in_root(
     O_PATH, which then opens the link itself); *links* false refuses every symlink on the way.
     Raises OSError with the path as the guest wrote it.
     """
+    how, size = _how(flags, mode, follow, links)
+    name = os.fsencode(path) or b"."
+    for _ in range(ATTEMPTS):
+        result = lib.linux_openat2(root.fileno(), name, how, size)
+        if result >= 0 or ffi.errno not in (errno.EAGAIN, errno.EINTR):
+            break
+    return Fd(check(result, "openat2", path))
+
+
+@lru_cache(64)
+def _how(flags: int, mode: int, follow: bool, links: bool) -> tuple[Any, int]:
+    """A struct open_how, which the kernel only reads, and its size."""
     how = ffi.new("struct open_how *")
     how.flags = flags | os.O_CLOEXEC | (0 if flags & os.O_PATH else os.O_NOCTTY) | (0 if follow else os.O_NOFOLLOW)
     how.mode = mode
     how.resolve = lib.RESOLVE_IN_ROOT | lib.RESOLVE_NO_MAGICLINKS | (0 if links else lib.RESOLVE_NO_SYMLINKS)
-    name = os.fsencode(path) or b"."
-    for _ in range(ATTEMPTS):
-        result = lib.linux_openat2(root.fileno(), name, how, ffi.sizeof("struct open_how"))
-        if result >= 0 or ffi.errno not in (errno.EAGAIN, errno.EINTR):
-            break
-    return Fd(check(result, "openat2", path))
+    return how, int(ffi.sizeof("struct open_how"))
 
 
 def make_directories(root: Fd, path: str | bytes, mode: int = 0o755) -> Fd:

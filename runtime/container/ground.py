@@ -277,7 +277,7 @@ def _kind_in_kernel(path: str) -> bool | None:
     What is not there may come with a module.
     """
     kind = _known.get(path)
-    if kind is None:
+    if kind is None and os.access(path, os.F_OK):  # asked first: an exception for each path that is not there costs more
         kind = _look(lambda: open_path(path, os.O_PATH))
         if kind is not None and len(_known) < REMEMBERED:
             _known[path] = kind

@@ -75,13 +75,20 @@ class Launcher:
 
     def _spawn(self, name: str, theirs: dict[int, Fd]) -> int:
         above = max(ABOVE, max(theirs) + 1)
-        lifted = {number: file.duplicate(above) for number, file in theirs.items()}
-        with self._runner.duplicate(above) as runner:
-            try:
-                return process.spawn(runner, name, {number: file.fileno() for number, file in lifted.items()})
-            finally:
-                for file in lifted.values():
-                    file.close()
+        lifted: list[Fd] = []
+
+        def number_of(file: Fd) -> int:
+            """A number of *file* that no dup2 of the spawn overwrites."""
+            if file.fileno() < above:
+                file = file.duplicate(above)
+                lifted.append(file)
+            return file.fileno()
+
+        try:
+            return process.spawn(number_of(self._runner), name, {number: number_of(file) for number, file in theirs.items()})
+        finally:
+            for file in lifted:
+                file.close()
 
 
 def open_null() -> Fd:

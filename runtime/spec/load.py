@@ -44,6 +44,9 @@ RLIMITS = frozenset(
 #: The last number is (uid_t) -1, which setuid(2) and friends read as "leave it".
 MAX_ID = 2**32 - 2
 
+#: JSON has one way to write a NUL byte, so a search of the text tells whether there is one.
+_ESCAPED_NUL = b"\\u0000"
+
 _AT = re.compile(r"(?P<what>.*) - at `(?P<where>.*)`", re.DOTALL)
 
 
@@ -64,14 +67,25 @@ def load(document: bytes) -> schema.Spec:
         raise InvalidSpec(_spell(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidSpec(f"not a JSON document: {_lower(str(error))}") from None
-    validate(spec)
+    if _ESCAPED_NUL in document:
+        _check_text(spec, "")
+    _check_values(spec)
     return spec
 
 
 def validate(spec: schema.Spec) -> None:
     """Raise InvalidSpec for what the types let through; the first fault found is the one named."""
+    try:
+        may_have_nul = _ESCAPED_NUL in msgspec.json.encode(spec)
+    except UnicodeEncodeError:
+        may_have_nul = True  # lone surrogates: bytes that are no UTF-8, as os.fsdecode spells them
+    if may_have_nul:
+        _check_text(spec, "")
+    _check_values(spec)
+
+
+def _check_values(spec: schema.Spec) -> None:
     _check_version(spec.oci_version)
-    _check_text(spec, "")
     if spec.root is not None and not spec.root.path:
         raise InvalidSpec("root.path: empty")
     if spec.process is not None:
@@ -157,15 +171,7 @@ def _check_unique(names: Iterable[str], where: str, field: str) -> None:
 
 
 def _check_text(value: object, where: str) -> None:
-    """Refuse a NUL byte anywhere: C would read a shorter string than was checked here.
-
-    JSON has one way to write it, so a search of the text decides at once; the walk (0.7 ms) finds the place.
-    """
-    try:
-        if isinstance(value, msgspec.Struct) and b"\\u0000" not in msgspec.json.encode(value):
-            return
-    except UnicodeEncodeError:
-        pass  # lone surrogates: bytes that are no UTF-8, as os.fsdecode spells them
+    """Refuse a NUL byte anywhere: C would read a shorter string than was checked here.  Names the place, in 0.7 ms."""
     for path, text in _texts(value, where):
         if "\0" in text:
             raise InvalidSpec(f"{path}: holds a NUL byte")

@@ -43,14 +43,15 @@ class Ours:
     """What both ways share: from config.json to a program and the descriptors that it names."""
 
     def __init__(self, paths: Paths, directory: Path) -> None:
-        self._paths, self._bundle = paths, directory
+        self._paths, self._config, self._rootfs = paths, f"{directory}/config.json", f"{directory}/rootfs"
 
     def prepare(self, name: str) -> tuple[Path, ground.Ground, Program]:
-        spec = load.load((self._bundle / "config.json").read_bytes())
+        with open_path(self._config) as file:
+            spec = load.load(os.read(file.fileno(), load.SIZE_LIMIT_BYTES))
         spec.linux.devices = defaults.devices()
         run_dir = self._paths.run_container(name)
         run_dir.mkdir()
-        root = mount.clone_tree(self._bundle / "rootfs")
+        root = mount.clone_tree(self._rootfs)
         prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=False)
         return run_dir, prepared, init.program(name, spec, prepared.facts, waits=False)
 
@@ -85,7 +86,7 @@ class FromTheMonitor(Ours):
 
     def _serve(self, connection: socket.socket) -> None:
         launcher, last = Launcher(), None
-        leave_the_hosts_mounts(self._paths.run_dir, "/dev/null", str(self._bundle))
+        leave_the_hosts_mounts(self._paths.run_dir, "/dev/null", self._rootfs)
         while number := connection.recv(64):
             begun = time.perf_counter_ns()
             watch = self._launch(launcher, f"m{number.decode()}")

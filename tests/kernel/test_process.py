@@ -24,7 +24,7 @@ def spawn(name: str, descriptors: Mapping[int, Fd]) -> int:
     with memory("image", BUSYBOX.read_bytes()) as image:
         lifted = {there: here.duplicate(100) for there, here in descriptors.items()}
         with image.duplicate(100) as high:
-            pid = process.spawn(high, name, {there: here.fileno() for there, here in lifted.items()})
+            pid = process.spawn(high.fileno(), name, {there: here.fileno() for there, here in lifted.items()})
         for file in lifted.values():
             file.close()
     return pid

@@ -20,7 +20,7 @@ def run(program: Program, descriptors: Mapping[int, Fd] | None = None) -> tuple[
         lifted = {PROGRAM_FD: code.duplicate(ABOVE), REPORT_FD: report.memory.duplicate(ABOVE)}
         lifted |= {number: file.duplicate(ABOVE) for number, file in (descriptors or {}).items()}
         with image.duplicate(ABOVE) as runner:
-            pid = process.spawn(runner, "runner", {number: file.fileno() for number, file in lifted.items()})
+            pid = process.spawn(runner.fileno(), "runner", {number: file.fileno() for number, file in lifted.items()})
         for file in lifted.values():
             file.close()
         _, status = os.waitpid(pid, 0)

@@ -71,7 +71,7 @@ def test_a_real_reaper_leaves_it_whole_and_wakes_who_waits(tmp_path: Path, comma
         files = dict.fromkeys(range(13), null) | {3: code, 4: report.memory, 6: ready, 8: done, Descriptor.RUN_DIR: run_dir}
         lifted = {number: file.duplicate(200) for number, file in files.items()}
         with image.duplicate(200) as runner:
-            pid = process.spawn(runner, "runner", {number: file.fileno() for number, file in lifted.items()})
+            pid = process.spawn(runner.fileno(), "runner", {number: file.fileno() for number, file in lifted.items()})
         for file in lifted.values():
             file.close()
         try:
