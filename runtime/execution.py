@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -25,8 +26,10 @@ from runtime.container.identity import is_init_of
 from runtime.container.seccomp import compile_filter
 from runtime.container.state import Container
 from runtime.context import Context
-from runtime.errors import Cancelled, ContainerNotRunning, ExecTimedOut, MonitorLost, StartFailed
+from runtime.errors import Cancelled, ContainerNotRunning, ExecTimedOut, KerneletError, MonitorLost, StartFailed
 from runtime.spec import schema
+
+logger = logging.getLogger(__name__)
 
 #: What fits one answer: stdout and stderr together stay below the kubelet's 16 MiB for a message.
 OUTPUT_LIMIT = 7 * 1024 * 1024
@@ -73,13 +76,25 @@ def exec_sync(
                 )
             return ExecResult(_content(stdout), _content(stderr), code)
     finally:
-        cgroup.kill()
-        context.monitor.forget(process_id, run_dir)
-        cgroup.remove()
         with context.awaited:
             context.executing.discard(process_id)
             context.exec_exits.pop(process_id, None)
-        shutil.rmtree(run_dir, ignore_errors=True)
+        _clean_up(context, process_id, run_dir, cgroup)
+
+
+def _clean_up(context: Context, process_id: str, run_dir: Path, cgroup: Cgroup) -> None:
+    """End what is left of an exec.
+
+    What fails keeps neither the rest from being done nor the caller from its answer: the container's removal takes it along.
+    """
+    steps = (cgroup.kill, lambda: context.monitor.forget(process_id, run_dir), cgroup.remove, lambda: shutil.rmtree(run_dir))
+    for step in steps:
+        try:
+            step()
+        except FileNotFoundError:
+            continue
+        except (KerneletError, OSError) as error:
+            logger.warning("exec %s: not all of it could be given back: %s", process_id[-16:], error)
 
 
 def give_up(context: Context) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kernel.cgroup import Cgroup
 from runtime import lifecycle
-from runtime.errors import HostPathNotFound, InvalidArgument, MonitorLost
+from runtime.errors import ExecTimedOut, HostPathNotFound, InvalidArgument, MonitorLost
 from runtime.node import Node
 from runtime.spec import schema
 from tests.support import wait, wishes
@@ -82,3 +83,32 @@ def test_a_log_is_a_regular_file_with_its_directory_made(tmp_path: Path) -> None
     with pytest.raises(OSError, match="a log must be a regular file"):
         lifecycle.open_log("/dev/null")
     assert not (tmp_path / "target").exists()
+
+
+def test_an_exec_that_cannot_be_cleaned_up_has_its_answer_and_is_taken_along_by_the_container(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = node.run_sandbox(wishes.sandbox())
+    container = wishes.run(node, pod, wishes.container(["sleep", "100"]))
+
+    def broken(*_: object) -> None:
+        raise OSError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cgroup, "remove", broken)
+        assert node.exec_sync(container, ["echo", "here"], 10).stdout == b"here\n"
+    assert (node._context.executing, node._context.exec_exits) == (set(), {})
+    [left] = node._context.cgroup(node.find_container(container).cgroup).descendants()
+    assert left.path.name.startswith("exec-")
+    node.remove_container(container)
+
+
+def test_execs_that_time_out_leave_no_record_behind(node: Node) -> None:
+    pod = node.run_sandbox(wishes.sandbox())
+    container = wishes.run(node, pod, wishes.container(["sleep", "100"]))
+    for _ in range(5):
+        with pytest.raises(ExecTimedOut):
+            node.exec_sync(container, ["sleep", "50"], 0.05)
+    assert node.exec_sync(container, ["true"], 10).exit_code == 0  # its end comes after all of theirs
+    assert (node._context.executing, node._context.exec_exits) == (set(), {})
+    assert node._context.monitor.known() == ([container], [])
