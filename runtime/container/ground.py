@@ -25,10 +25,11 @@ from runtime.container.descriptors import FIRST_OPENED
 from runtime.container.facts import Facts, Join, OpenedMount
 from runtime.container.namespaces import KINDS
 from runtime.container.options import parse_options
-from runtime.errors import HostPathNotFound, InvalidSpec
+from runtime.errors import HostPathNotFound, InvalidSpec, Unsupported
 from runtime.spec import schema
 
 _FRESH = {"tmpfs"}
+SELINUX = Path("/sys/fs/selinux/enforce")
 #: What stands in the way there is the image's or the request's doing.
 _NO_PLACE = {errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EEXIST, errno.ENAMETOOLONG}
 #: Paths of the kernel's whose kind is remembered.
@@ -59,6 +60,7 @@ def prepare(spec: schema.Spec, root: Fd, *, attach_point: Path, in_cgroup: bool)
     """
     builder = _Builder(spec, root)
     try:
+        refuse_unsupported(spec)
         builder.open_namespaces()
         builder.open_mounts()
         builder.make_places()
@@ -213,6 +215,20 @@ class _Builder:
     def finish_root(self) -> None:
         if self._spec.root is not None and self._spec.root.readonly:
             kernel_mount.set_attributes(self._root, add=Flags(("MOUNT_ATTR_RDONLY",)).value())
+
+
+def refuse_unsupported(spec: schema.Spec) -> None:
+    """Raise Unsupported for what a spec may ask and this version does not do: never to be passed over in silence.
+
+    ``rootfsPropagation`` is not among it: each mount gets the propagation that it asks for itself.
+    """
+    if spec.hooks and any(spec.hooks.values()):
+        raise Unsupported(f"hooks.{next(kind for kind, hooks in spec.hooks.items() if hooks)}: hooks are not run by this version")
+    for index, mount in enumerate(spec.mounts):
+        if mount.uid_mappings or mount.gid_mappings:
+            raise Unsupported(f"mounts[{index}] {mount.destination}: id-mapped mounts are not made by this version")
+    if spec.linux.mount_label and SELINUX.exists():
+        raise Unsupported("linux.mountLabel: files are not labelled by this version, so the process could not use them")
 
 
 def open_bind(mount: schema.Mount) -> Fd:

@@ -14,7 +14,7 @@ from kernel import mount
 from kernel.fd import Fd, open_path
 from runtime.container import ground
 from runtime.container.ground import open_bind, prepare
-from runtime.errors import HostPathNotFound, InvalidSpec
+from runtime.errors import HostPathNotFound, InvalidSpec, Unsupported
 from runtime.spec import schema
 from tests.support import child
 from tests.support.requires import requires
@@ -274,3 +274,16 @@ def test_a_namespace_that_there_is_not_is_refused(tree: Path) -> None:
     spec.linux.namespaces = [schema.Namespace(type="mood", path="/proc/self/ns/uts")]
     with pytest.raises(InvalidSpec, match="unknown type 'mood'"):
         laid(tree, spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"hooks": {"prestart": [], "poststart": [{"path": "/bin/true"}]}}, "hooks.poststart"),
+        ({"mounts": [schema.Mount(destination="/x", uid_mappings=[schema.IdMapping(container_id=0, host_id=1, size=1)])]}, "/x"),
+    ],
+)
+def test_what_is_not_done_yet_is_refused_by_name(change: dict[str, object], named: str) -> None:
+    with pytest.raises(Unsupported, match=named):
+        ground.refuse_unsupported(schema.Spec(**change))  # type: ignore[arg-type]
+    ground.refuse_unsupported(schema.Spec(hooks={"prestart": []}))
