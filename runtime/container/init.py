@@ -64,7 +64,7 @@ def _set_up(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
         msgspec.json.encode(
             (
                 mounts,
-                linux.namespaces,
+                [(namespace.type, bool(namespace.path)) for namespace in linux.namespaces],  # each pod has its own paths
                 linux.devices,
                 linux.sysctl,
                 linux.readonly_paths,
