@@ -22,7 +22,7 @@ from runtime.image.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LIN
 
 Compression = Literal["gzip", "zstd", "none"]
 
-#: Nine times faster than zlib's 6 and an eighth larger (images.md 2.6).
+#: Nine times faster than zlib's 6 and an eighth larger: measured on 160 MB of tars, 299 against 34 MB/s.
 GZIP_LEVEL = 3
 ZSTD_LEVEL = 3
 

@@ -2,7 +2,7 @@
 
 ``2026-11-22T13:00:00.123456789Z stdout F hello`` — F ends a line, P is a piece of one that goes on in
 the next entry of the same stream.  One time a batch, as conmon does: a time per line costs five
-times the throughput (launch.md 3c: 624 against 121 MB/s).
+times the throughput (measured: 624 against 121 MB/s, 100-byte lines).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``memory``: PSS of daemon, monitor and reapers with one container and with a hundred, each in a pod of its own.
 
 PSS (smaps_rollup) counts a page that several processes share by its share, so the sum is what the node
-gives.  Peers as others measured them: conmon 365 KB a container, containerd's shim 2.8 MB (launch.md 3b).
+gives.  Peers as others measured them: conmon 365 KB a container, containerd's shim 2.8 MB.
 """
 
 from __future__ import annotations
