@@ -131,7 +131,8 @@ class Program:
     def clone(self, flags: Iterable[str], *, cgroup: int | None, why: str, hint: str = "") -> None:
         """Make a new process in one clone3(2); the steps that follow are its own.
 
-        Its pid is in the report before it runs; the slot "pidfd" is set for the parent half.
+        Its pid is in the report before it runs; the slot "pidfd" is set for the parent half.  With CLONE_PARENT
+        it is the child of whoever started the runner, and ends with the runner's own exit signal.
         """
         names = tuple(flags) + (("CLONE_INTO_CGROUP",) if cgroup is not None else ())
         every = Flags((*names, "CLONE_PIDFD", "CLONE_PARENT_SETTID", "CLONE_CLEAR_SIGHAND"))
@@ -363,7 +364,7 @@ class _Packer:
         assert isinstance(flags, Flags) and isinstance(cgroup, int)
         arguments = ffi.new("struct clone_args *")
         arguments.flags = flags.value()
-        arguments.exit_signal = lib.SIGCHLD
+        arguments.exit_signal = 0 if "CLONE_PARENT" in flags.names else lib.SIGCHLD  # clone3(2): EINVAL with both
         arguments.cgroup = max(cgroup, 0)
         arguments.pidfd = _HEADER.size + 8 * self._slots["pidfd"]
         offset = self._append(bytes(ffi.buffer(arguments)), 8)

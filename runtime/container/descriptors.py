@@ -27,6 +27,8 @@ class Descriptor(IntEnum):
 
 #: Namespaces, mounts and other things opened beforehand for one start.
 FIRST_OPENED = 20
+#: Where the descriptors stand that the caller hands to the container, until they move to 3 and on.
+FIRST_PRESERVED = 600
 
 #: The file that a reaper leaves behind, and what it holds: siginfo_t (128 bytes) and a struct timespec.
 EXIT_FILE = "exit"

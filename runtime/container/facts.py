@@ -44,3 +44,13 @@ class Facts:
     console: int | None = None
     """Descriptor of a detached mount of the terminal, for /dev/console."""
     in_cgroup: bool = True
+    has_reaper: bool = True
+    """The runner's parent half stays behind as the reaper; otherwise the new process is the child of who started the runner."""
+    pauses: bool = False
+    """Before the pivot the program says "h" and waits: hooks, network devices and the like are seen to from outside."""
+    user_namespace: int | None = None
+    """Descriptor of the user namespace, made beforehand, that owns all the new ones."""
+    procfs: int | None = None
+    """Descriptor of a procfs of our own, in no mount table, through which the program writes what it has to."""
+    preserved: int = 0
+    """How many descriptors from 3 on the caller hands to the container; they stand at FIRST_PRESERVED meanwhile."""

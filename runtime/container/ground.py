@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from kernel import mount as kernel_mount
 from kernel import terminal
 from kernel.capability import last_capability
@@ -222,8 +224,9 @@ def refuse_unsupported(spec: schema.Spec) -> None:
 
     ``rootfsPropagation`` is not among it: each mount gets the propagation that it asks for itself.
     """
-    if spec.hooks and any(spec.hooks.values()):
-        raise Unsupported(f"hooks.{next(kind for kind, hooks in spec.hooks.items() if hooks)}: hooks are not run by this version")
+    for kind in msgspec.structs.fields(schema.Hooks):
+        if getattr(spec.hooks, kind.name):
+            raise Unsupported(f"hooks.{kind.encode_name}: hooks are not run by this version")
     for index, mount in enumerate(spec.mounts):
         if mount.uid_mappings or mount.gid_mappings:
             raise Unsupported(f"mounts[{index}] {mount.destination}: id-mapped mounts are not made by this version")

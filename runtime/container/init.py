@@ -42,6 +42,8 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     rootfs.enter(steps, facts)
     rootfs.mount_all(steps, spec, facts)
     rootfs.make_devices(steps, spec, facts)
+    if facts.pauses:
+        process.wait_for_caller(steps)
     rootfs.pivot(steps, facts)
     rootfs.protect(steps, spec, facts)
     process.attach_terminal(steps, user)
@@ -49,7 +51,8 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     process.become(steps, user, facts.last_capability, filter_code)
     if waits:
         process.wait_for_start(steps)
-    reaper.stay_behind(steps)
+    if facts.has_reaper:
+        reaper.stay_behind(steps)
     return steps
 
 
@@ -58,26 +61,17 @@ def _set_up(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
 
     Composing and packing takes 440 us, finding it again 30.
     """
-    linux = spec.linux
     mounts = [mount if mount.type in rootfs.NEW_FILE_SYSTEMS else (mount.destination, mount.type) for mount in spec.mounts]
+    namespaces_of = [(namespace.type, bool(namespace.path)) for namespace in spec.linux.namespaces]  # each pod has its own paths
     key = (
         msgspec.json.encode(
             (
                 mounts,
-                [(namespace.type, bool(namespace.path)) for namespace in linux.namespaces],  # each pod has its own paths
-                linux.devices,
-                linux.sysctl,
-                linux.readonly_paths,
+                namespaces_of,
+                [getattr(spec.linux, name) for name in _OF_LINUX],
+                [getattr(user, name) for name in _OF_PROCESS],
                 spec.hostname,
                 spec.domainname,
-                user.user,
-                user.capabilities,
-                user.rlimits,
-                user.terminal,
-                user.no_new_privileges,
-                user.oom_score_adj,
-                user.apparmor_profile,
-                user.selinux_label,
                 os.fsencode(user.cwd),
             )
         ),
@@ -93,6 +87,16 @@ def _set_up(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     return known
 
 
+def _fields_of(kind: type[schema.Model], *elsewhere: str) -> tuple[str, ...]:
+    """The fields of *kind* that a set-up may depend on: all but those that reach it by another way, or not at all."""
+    return tuple(field.name for field in msgspec.structs.fields(kind) if field.name not in elsewhere)
+
+
+_OF_PROCESS = _fields_of(schema.Process, "args", "env", "cwd", "console_size")
+_OF_LINUX = _fields_of(
+    schema.Linux,
+    *("namespaces", "cgroups_path", "resources", "seccomp", "masked_paths", "uid_mappings", "gid_mappings", "intel_rdt"),
+)
 #: Kinds of containers whose set-up is remembered, some 60 KB each.
 REMEMBERED = 64
 _known: dict[object, Program] = {}

@@ -59,7 +59,7 @@ def clone(steps: Program, spec: schema.Spec, facts: Facts, cgroup: int | None) -
             )
     kinds = tuple(kind for kind in new_kinds(spec) if kind != "CLONE_NEWCGROUP")
     steps.clone(
-        kinds,
+        kinds if facts.has_reaper else (*kinds, "CLONE_PARENT"),
         cgroup=cgroup,
         why="the new process, with its namespaces, in its cgroup",
         hint="the kernel lacks one of these namespaces, a limit of /proc/sys/user is reached, or the cgroup refuses processes",

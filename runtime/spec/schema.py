@@ -6,8 +6,6 @@ several fields is not the same as zero or empty.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 
@@ -41,6 +39,28 @@ class Box(Model):
     width: int = 0
 
 
+class Scheduler(Model):
+    policy: str
+    nice: int = 0
+    priority: int = 0
+    flags: list[str] = []
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+class IoPriority(Model):
+    class_: str = msgspec.field(name="class")
+    priority: int = 0
+
+
+class CpuAffinity(Model):
+    """Of an exec'd process: lists such as "0-3,7", before and after it enters the container's cgroup."""
+
+    initial: str = ""
+    final: str = ""
+
+
 class Process(Model):
     terminal: bool = False
     console_size: Box | None = None
@@ -54,6 +74,9 @@ class Process(Model):
     apparmor_profile: str = ""
     selinux_label: str = ""
     oom_score_adj: int | None = None
+    scheduler: Scheduler | None = None
+    io_priority: IoPriority | None = None
+    exec_cpu_affinity: CpuAffinity | None = msgspec.field(default=None, name="execCPUAffinity")
 
 
 class Root(Model):
@@ -91,6 +114,10 @@ class Device(Model):
     gid: int = 0
 
 
+class NetDevice(Model):
+    name: str = ""
+
+
 class DeviceRule(Model):
     allow: bool
     type: str = "a"
@@ -103,6 +130,12 @@ class Memory(Model):
     limit: int | None = None
     reservation: int | None = None
     swap: int | None = None
+    kernel: int | None = None
+    kernel_tcp: int | None = msgspec.field(default=None, name="kernelTCP")
+    swappiness: int | None = None
+    disable_oom_killer: bool | None = msgspec.field(default=None, name="disableOOMKiller")
+    use_hierarchy: bool | None = None
+    check_before_update: bool | None = None
 
 
 class Cpu(Model):
@@ -111,6 +144,8 @@ class Cpu(Model):
     period: int | None = None
     burst: int | None = None
     idle: int | None = None
+    realtime_runtime: int | None = None
+    realtime_period: int | None = None
     cpus: str = ""
     mems: str = ""
 
@@ -124,12 +159,53 @@ class HugepageLimit(Model):
     limit: int
 
 
+class WeightDevice(Model):
+    major: int
+    minor: int
+    weight: int | None = None
+    leaf_weight: int | None = None
+
+
+class ThrottleDevice(Model):
+    major: int
+    minor: int
+    rate: int
+
+
+class BlockIo(Model):
+    weight: int | None = None
+    leaf_weight: int | None = None
+    weight_device: list[WeightDevice] = []
+    throttle_read_bps_device: list[ThrottleDevice] = []
+    throttle_write_bps_device: list[ThrottleDevice] = []
+    throttle_read_iops_device: list[ThrottleDevice] = msgspec.field(default=[], name="throttleReadIOPSDevice")
+    throttle_write_iops_device: list[ThrottleDevice] = msgspec.field(default=[], name="throttleWriteIOPSDevice")
+
+
+class NetworkPriority(Model):
+    name: str
+    priority: int
+
+
+class Network(Model):
+    class_id: int | None = msgspec.field(default=None, name="classID")
+    priorities: list[NetworkPriority] = []
+
+
+class Rdma(Model):
+    hca_handles: int | None = None
+    hca_objects: int | None = None
+
+
 class Resources(Model):
     devices: list[DeviceRule] = []
     memory: Memory | None = None
     cpu: Cpu | None = None
     pids: Pids | None = None
+    block_io: BlockIo | None = msgspec.field(default=None, name="blockIO")
     hugepage_limits: list[HugepageLimit] = []
+    network: Network | None = None
+    rdma: dict[str, Rdma] = {}
     unified: dict[str, str] = {}
 
 
@@ -157,6 +233,48 @@ class Seccomp(Model):
     syscalls: list[SyscallRule] = []
 
 
+class Personality(Model):
+    domain: str
+    flags: list[str] = []
+
+
+class TimeOffset(Model):
+    secs: int = 0
+    nanosecs: int = 0
+
+
+class IntelRdt(Model):
+    clos_id: str = msgspec.field(default="", name="closID")
+    schemata: list[str] | None = None
+    l3_cache_schema: str = msgspec.field(default="", name="l3CacheSchema")
+    mem_bw_schema: str = ""
+    enable_monitoring: bool = False
+
+
+class MemoryPolicy(Model):
+    mode: str
+    nodes: str = ""
+    flags: list[str] = []
+
+
+class Hook(Model):
+    """A program of the node's; *timeout* in seconds, None for no limit."""
+
+    path: str
+    args: list[str] = []
+    env: list[str] = []
+    timeout: int | None = None
+
+
+class Hooks(Model):
+    prestart: list[Hook] = []
+    create_runtime: list[Hook] = []
+    create_container: list[Hook] = []
+    start_container: list[Hook] = []
+    poststart: list[Hook] = []
+    poststop: list[Hook] = []
+
+
 class Linux(Model):
     namespaces: list[Namespace] = []
     uid_mappings: list[IdMapping] = []
@@ -170,6 +288,11 @@ class Linux(Model):
     masked_paths: list[str] = []
     readonly_paths: list[str] = []
     mount_label: str = ""
+    personality: Personality | None = None
+    time_offsets: dict[str, TimeOffset] = {}
+    intel_rdt: IntelRdt | None = None
+    memory_policy: MemoryPolicy | None = None
+    net_devices: dict[str, NetDevice] = {}
 
 
 class Spec(Model):
@@ -180,5 +303,5 @@ class Spec(Model):
     process: Process | None = None
     mounts: list[Mount] = []
     linux: Linux = msgspec.field(default_factory=Linux)
-    hooks: dict[str, Any] | None = None
+    hooks: Hooks = msgspec.field(default_factory=Hooks)
     annotations: dict[str, str] = {}

@@ -279,11 +279,11 @@ def test_a_namespace_that_there_is_not_is_refused(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"hooks": {"prestart": [], "poststart": [{"path": "/bin/true"}]}}, "hooks.poststart"),
+        ({"hooks": schema.Hooks(poststart=[schema.Hook(path="/bin/true")])}, "hooks.poststart"),
         ({"mounts": [schema.Mount(destination="/x", uid_mappings=[schema.IdMapping(container_id=0, host_id=1, size=1)])]}, "/x"),
     ],
 )
 def test_what_is_not_done_yet_is_refused_by_name(change: dict[str, object], named: str) -> None:
     with pytest.raises(Unsupported, match=named):
         ground.refuse_unsupported(schema.Spec(**change))  # type: ignore[arg-type]
-    ground.refuse_unsupported(schema.Spec(hooks={"prestart": []}))
+    ground.refuse_unsupported(schema.Spec(hooks=schema.Hooks(prestart=[])))
