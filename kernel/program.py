@@ -119,7 +119,13 @@ class Program:
     steps: list[Step] = field(default_factory=list)
     behind: list[Step] = field(default_factory=list)
     clone_index: int | None = None
+    headings: dict[int, str] = field(default_factory=dict)
+    """For a reader: by index into *steps*, the name of the facility that begins there."""
     _begun: _Packer | None = None
+
+    def heading(self, title: str) -> None:
+        """The steps that follow belong to *title*; without a step in between the later name stands."""
+        self.headings[len(self.steps)] = title
 
     def call(
         self, name: str, *arguments: Argument, why: str, store: str | None = None, tolerate: Iterable[int] = (), hint: str = ""
@@ -165,7 +171,7 @@ class Program:
             begun = _Packer()
             begun.add(self)
             self._begun = begun  # whole: another thread may copy it from now on
-        return Program(title, list(self.steps), list(self.behind), self.clone_index, self._begun)
+        return Program(title, list(self.steps), list(self.behind), self.clone_index, dict(self.headings), self._begun)
 
     def pack(self) -> bytes:
         """The program as the runner reads it."""

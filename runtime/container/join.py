@@ -26,6 +26,23 @@ def program(
     in_cgroup: bool,
 ) -> Program:
     """The steps of *spec_process* in the namespaces *kinds* of the container whose pidfd is at CONTAINER."""
+    steps = enter(title, spec_process, kinds, last_capability, filter_code, in_cgroup=in_cgroup)
+    process.execute(steps, spec_process)
+    reaper.stay_behind(steps)
+    return steps
+
+
+def enter(
+    title: str,
+    spec_process: schema.Process,
+    kinds: tuple[str, ...],
+    last_capability: int,
+    filter_code: bytes | None,
+    *,
+    in_cgroup: bool,
+    has_reaper: bool = True,
+) -> Program:
+    """As ``program``, up to execve; without a reaper the new process is the child of who started the runner."""
     steps = Program(title)
     leave_the_monitor(steps)
     if "CLONE_NEWPID" in kinds:
@@ -36,7 +53,11 @@ def program(
             why="children of this process are born into the container's pid namespace",
             hint="the container is gone",
         )
-    steps.clone((), cgroup=Descriptor.CGROUP if in_cgroup else None, why="the new process, in the container's cgroup")
+    steps.clone(
+        () if has_reaper else ("CLONE_PARENT",),
+        cgroup=Descriptor.CGROUP if in_cgroup else None,
+        why="the new process, in the container's cgroup",
+    )
     process.limit(steps, spec_process)
     process.label(steps, spec_process)
     rest = tuple(kind for kind in kinds if kind != "CLONE_NEWPID")
@@ -50,6 +71,4 @@ def program(
     process.attach_terminal(steps, spec_process)
     process.close_all(steps)
     process.become(steps, spec_process, last_capability, filter_code)
-    process.execute(steps, spec_process)
-    reaper.stay_behind(steps)
     return steps

@@ -49,6 +49,7 @@ def clone(steps: Program, spec: schema.Spec, facts: Facts, cgroup: int | None) -
     Two things cannot be done in that one call: a pid namespace is joined by whoever clones, before
     it; a cgroup namespace is rooted where its maker *is*, so it is made after.
     """
+    steps.heading("the new process")
     for join in facts.joins:
         if join.kind == "CLONE_NEWPID":
             steps.call(
@@ -68,6 +69,7 @@ def clone(steps: Program, spec: schema.Spec, facts: Facts, cgroup: int | None) -
 
 def enter(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     """In the new process: enter the namespaces that are shared, and finish those that are new."""
+    steps.heading("namespaces")
     for join in facts.joins:
         if join.kind != "CLONE_NEWPID":
             steps.call(
@@ -97,6 +99,7 @@ def enter(steps: Program, spec: schema.Spec, facts: Facts) -> None:
 
 def set_sysctls(steps: Program, spec: schema.Spec) -> None:
     """Namespaced kernel settings, written through the host's own /proc, which shows the writer's namespaces."""
+    steps.heading("kernel settings")
     for key, value in spec.linux.sysctl.items():
         path = "/proc/sys/" + key.replace(".", "/")
         _check_sysctl(key, {namespace.type for namespace in spec.linux.namespaces})

@@ -23,6 +23,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def limit(steps: Program, process: schema.Process) -> None:
     """Resource limits and the out-of-memory score, while /proc is still the host's own."""
+    steps.heading("limits")
     names = [rlimit.type for rlimit in process.rlimits]
     for rlimit in process.rlimits:
         if rlimit.type not in RLIMITS or names.count(rlimit.type) > 1:
@@ -60,6 +61,7 @@ def limit(steps: Program, process: schema.Process) -> None:
 
 def label(steps: Program, process: schema.Process) -> None:
     """The AppArmor or SELinux label to change to at execve, asked for through the host's own /proc (CVE-2019-16884)."""
+    steps.heading("security label")
     for name, value in (("apparmor/exec", f"exec {process.apparmor_profile}"), ("exec", process.selinux_label)):
         if value in ("", "exec "):
             continue
@@ -86,6 +88,7 @@ def label(steps: Program, process: schema.Process) -> None:
 
 def attach_terminal(steps: Program, process: schema.Process) -> None:
     """A session of its own, led by this process, and the terminal in control of it."""
+    steps.heading("session and terminal")
     steps.call("setsid", why="a session of its own")
     steps.call(
         "keyctl",
@@ -103,6 +106,7 @@ def close_all(steps: Program) -> None:
 
     For real, before chdir: a working directory of /proc/self/fd/N must find nothing (CVE-2024-21626).
     """
+    steps.heading("descriptors")
     steps.call(
         "close_range", Descriptor.PROGRAM, Descriptor.READY_READ, 0, why="the program is mapped, the rest is the monitor's"
     )
@@ -113,13 +117,16 @@ def close_all(steps: Program) -> None:
 def become(steps: Program, process: schema.Process, last_capability: int, filter_code: bytes | None) -> None:
     """Become the user, with no more than the spec's capabilities, under its filter."""
     user, capabilities = process.user, process.capabilities or schema.Capabilities()
+    steps.heading("working directory")
     _stand_in(steps, process.cwd)
     steps.call("umask", 0o022 if user.umask is None else user.umask, why="the mask for new files")
+    steps.heading("capabilities that can never come back")
     for number in range(last_capability + 1):
         if f"CAP_{_name(number)}" not in capabilities.bounding:
             steps.call("prctl", Flags(("PR_CAPBSET_DROP",)), number, 0, 0, 0, why=f"CAP_{_name(number)} can never come back")
     if filter_code is not None and not process.no_new_privileges:
         _filter(steps, filter_code, "now, because without no_new_privs it takes CAP_SYS_ADMIN")
+    steps.heading("user and groups")
     if user.uid:
         steps.call("prctl", Flags(("PR_SET_KEEPCAPS",)), 1, 0, 0, 0, why="keep capabilities over the change of user")
         for stream in (Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR):
@@ -136,6 +143,7 @@ def become(steps: Program, process: schema.Process, last_capability: int, filter
     steps.call("setresgid", user.gid, user.gid, user.gid, why="the group")
     steps.call("setresuid", user.uid, user.uid, user.uid, why="the user")
     _set_capabilities(steps, capabilities)
+    steps.heading("no new privileges")
     if process.no_new_privileges:
         steps.call("prctl", Flags(("PR_SET_NO_NEW_PRIVS",)), 1, 0, 0, 0, why="setuid programs give nothing from now on")
         if filter_code is not None:
@@ -166,12 +174,14 @@ def _stand_in(steps: Program, path: str) -> None:
 
 def wait_for_caller(steps: Program) -> None:
     """Let the caller do what is done from outside while the host's tree is still there: hooks, network devices."""
+    steps.heading("waiting for hooks")
     steps.call("write", Descriptor.READY, "h", 1, why="everything is mounted, and the host's tree is still there")
     steps.call("read", Descriptor.START, Buffer("started", 8), 8, why="wait for hooks and what else is done from outside")
 
 
 def wait_for_start(steps: Program) -> None:
     """Say that the set-up is done, and wait to be started."""
+    steps.heading("waiting for start")
     steps.call("write", Descriptor.READY, "c", 1, why="the container is created")
     steps.call("read", Descriptor.START, Buffer("started", 8), 8, why="wait for start")
 
@@ -183,6 +193,7 @@ def execute(steps: Program, process: schema.Process) -> None:
     for what, text in (*(("args", argument) for argument in process.args), *(("env", entry) for entry in process.env)):
         if "\0" in text:  # of env the name alone is told: the value may be a secret
             raise InvalidSpec(f"process.{what} {text.partition('=')[0]!r}: must not contain a NUL")
+    steps.heading("the program")
     arguments = Vector(tuple(os.fsencode(argument) for argument in process.args))
     environment = Vector(tuple(os.fsencode(entry) for entry in process.env))
     name = process.args[0]
@@ -204,6 +215,7 @@ def execute(steps: Program, process: schema.Process) -> None:
 
 
 def _filter(steps: Program, code: bytes, when: str) -> None:
+    steps.heading("system call filter")
     steps.call(
         "seccomp",
         Flags(("SECCOMP_SET_MODE_FILTER",)),
@@ -215,6 +227,7 @@ def _filter(steps: Program, code: bytes, when: str) -> None:
 
 
 def _set_capabilities(steps: Program, capabilities: schema.Capabilities) -> None:
+    steps.heading("capabilities")
     effective, permitted, inheritable = map(_mask, (capabilities.effective, capabilities.permitted, capabilities.inheritable))
     low = 0xFFFFFFFF
     header = Words(4, (Flags(("_LINUX_CAPABILITY_VERSION_3",)).value(), 0), label="{version 3}")

@@ -33,6 +33,7 @@ _TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_I
 
 def enter(steps: Program, facts: Facts) -> None:
     """Attach the root in the new mount namespace, apart from everybody else's mounts."""
+    steps.heading("the root")
     steps.call(
         "mount",
         0,
@@ -56,6 +57,7 @@ def enter(steps: Program, facts: Facts) -> None:
 
 def mount_all(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     """Mount what the spec lists, in its order; then make the directories that only the working directory needs."""
+    steps.heading("mounts")
     opened, missing = dict(facts.opened), dict(facts.missing)
     for index, mount in enumerate(spec.mounts):
         for directory in missing.get(index, ()):
@@ -93,6 +95,7 @@ def make_devices(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     dev = next((mount for mount in spec.mounts if mount.destination.rstrip("/") == "/dev"), None)
     if dev is None or dev.type != "tmpfs":
         return
+    steps.heading("devices")
     directory = _open(steps, facts.root, "/dev", store="dev", flags=("O_PATH", "O_DIRECTORY", "O_CLOEXEC"))
     for device in spec.linux.devices:
         _make_device(steps, facts, directory, device)
@@ -106,6 +109,7 @@ def make_devices(steps: Program, spec: schema.Spec, facts: Facts) -> None:
 
 def pivot(steps: Program, facts: Facts) -> None:
     """Make the container's root "/" and let go of the host's tree."""
+    steps.heading("the pivot")
     steps.call("fchdir", facts.root, why="stand in the new root")
     steps.call(
         "pivot_root",
@@ -120,6 +124,7 @@ def pivot(steps: Program, facts: Facts) -> None:
 
 def protect(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     """Hide and write-protect paths of the kernel's and the image's."""
+    steps.heading("hidden and read-only paths")
     for path in spec.linux.readonly_paths:
         _write_protect(steps, path)
     in_use: set[bool] = set()
