@@ -9,6 +9,7 @@ KerneletError
 ├── Unsupported              this node's kernel or this version lacks it: ControllerMissing
 ├── ImagePullFailed          RegistryUnavailable, RegistryRefused, DigestMismatch, LayerRefused
 ├── StartFailed              a step of a program failed; the step, errno and reason are in it
+│   └── HookFailed           a program of the node's that the spec asks for; which, and what it said
 ├── TimedOut                 ExecTimedOut
 ├── Cancelled                the caller gave up
 └── MonitorLost              the monitor went away in the middle of a request
@@ -105,6 +106,10 @@ class LayerRefused(ImagePullFailed):
 
 
 class StartFailed(KerneletError):
+    pass
+
+
+class HookFailed(StartFailed):
     pass
 
 

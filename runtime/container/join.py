@@ -45,6 +45,7 @@ def enter(
     """As ``program``, up to execve; without a reaper the new process is the child of who started the runner."""
     steps = Program(title)
     leave_the_monitor(steps)
+    steps.heading("the new process")
     if "CLONE_NEWPID" in kinds:
         steps.call(
             "setns",
@@ -61,6 +62,7 @@ def enter(
     process.limit(steps, spec_process)
     process.label(steps, spec_process)
     rest = tuple(kind for kind in kinds if kind != "CLONE_NEWPID")
+    steps.heading("namespaces")
     steps.call(
         "setns",
         CONTAINER,

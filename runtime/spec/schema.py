@@ -305,3 +305,14 @@ class Spec(Model):
     linux: Linux = msgspec.field(default_factory=Linux)
     hooks: Hooks = msgspec.field(default_factory=Hooks)
     annotations: dict[str, str] = {}
+
+
+class State(Model):
+    """What the spec calls the state of a container: the answer to ``state``, and what hooks read.  *status* as it spells them."""
+
+    oci_version: str
+    id: str
+    status: str
+    bundle: str
+    pid: int = 0
+    annotations: dict[str, str] = {}
