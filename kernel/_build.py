@@ -38,7 +38,8 @@ CONSTANTS = """
     SIGCHLD SIGKILL SIGTERM SIG_BLOCK SIG_UNBLOCK SIG_SETMASK
     S_IFREG S_IFCHR S_IFBLK S_IFIFO S_IFDIR
     F_ADD_SEALS F_SEAL_SEAL F_SEAL_SHRINK F_SEAL_GROW F_SEAL_WRITE
-    MFD_CLOEXEC MFD_ALLOW_SEALING
+    MFD_CLOEXEC MFD_ALLOW_SEALING PROT_READ PROT_WRITE MAP_SHARED
+    FUTEX_WAIT FUTEX_WAKE
     PR_SET_NAME PR_SET_KEEPCAPS PR_CAPBSET_DROP PR_CAPBSET_READ PR_SET_NO_NEW_PRIVS PR_SET_PDEATHSIG PR_SET_DUMPABLE
     PR_CAP_AMBIENT PR_CAP_AMBIENT_CLEAR_ALL PR_CAP_AMBIENT_RAISE PR_CAP_AMBIENT_IS_SET PR_SET_SECCOMP PR_GET_SECCOMP
     PR_SET_CHILD_SUBREAPER
@@ -61,7 +62,7 @@ CONSTANTS = """
 CALLS = """
     bpf capset chdir chroot clock_gettime clone3 close close_range dup3 execve exit_group faccessat2 fchdir fchmod fchmodat
     fchown fchownat
-    fcntl fsconfig fsmount fsopen getcwd getpid ioctl ioprio_set keyctl kill linkat mkdirat mknodat mount mount_setattr
+    fcntl fsconfig fsmount fsopen futex getcwd getpid ioctl ioprio_set keyctl kill linkat mkdirat mknodat mmap mount mount_setattr
     move_mount nanosleep open_tree openat openat2 personality pidfd_getfd pidfd_open pivot_root ppoll prctl prlimit64 read
     renameat2 socket rt_sigaction rt_sigprocmask sched_setaffinity sched_setattr seccomp set_mempolicy setdomainname
     setgroups sethostname setns
@@ -130,6 +131,7 @@ SOURCE = """
     #include <linux/capability.h>
     #include <linux/close_range.h>
     #include <linux/filter.h>
+    #include <linux/futex.h>
     #include <linux/keyctl.h>
     #include <linux/magic.h>
     #include <linux/mount.h>
