@@ -147,10 +147,14 @@ def program(kind: str, index: int, hook: schema.Hook, bundle: str, kinds: tuple[
     for number in (32, 33):
         default = Words(8, (0, 0, 0, 0), label="{SIG_DFL}")
         steps.call("rt_sigaction", number, default, 0, 8, why="the C library's own signal, which its posix_spawn ignores")
+    rest = tuple(each for each in kinds if each != "CLONE_NEWUSER")
+    if rest:
+        steps.call("setns", join.CONTAINER, Flags(rest), why="the container's namespaces", hint="the container is gone")
+    why = "hooks find config.json here (ENOENT: it is gone by now); before the user namespace, whose root may not come here"
+    steps.call("chdir", bundle, tolerate=(errno.ENOENT,), why=why)
     if kinds:
-        _enter(steps, kinds)
+        _be_in_the_container(steps, has_users="CLONE_NEWUSER" in kinds)
     steps.call("setsid", why="a process group of its own, to be killed as a whole when its time is over")
-    steps.call("chdir", bundle, tolerate=(errno.ENOENT,), why="hooks find config.json here (ENOENT: it is gone by now)")
     steps.call("close_range", 3, LAST, Flags(("CLOSE_RANGE_CLOEXEC",)), why="a hook has its three streams and no other file")
     _execute(steps, hook, hook.env or _default_environment())
     return steps
@@ -160,16 +164,13 @@ def _title(kind: str, index: int) -> str:
     return f"{kind} hook #{index}"
 
 
-def _enter(steps: Program, kinds: tuple[str, ...]) -> None:
-    """Enter the namespaces *kinds* of the process at CONTAINER, with a process that is the child of who started the runner."""
-    rest = tuple(kind for kind in kinds if kind != "CLONE_NEWUSER")
-    if rest:
-        steps.call("setns", join.CONTAINER, Flags(rest), why="the container's namespaces", hint="the container is gone")
-    if "CLONE_NEWUSER" in kinds:
+def _be_in_the_container(steps: Program, *, has_users: bool) -> None:
+    """Become a process of the container, the child of who started the runner; root of its user namespace if it has one."""
+    if has_users:
         why = "the user namespace after the others, for it takes away the rights over those that are not its own"
         steps.call("setns", join.CONTAINER, Flags(("CLONE_NEWUSER",)), why=why)
     steps.clone(("CLONE_PARENT",), cgroup=None, why="a process that is in the container's pid namespace as well")
-    if "CLONE_NEWUSER" in kinds:
+    if has_users:
         steps.call("setgroups", 0, 0, tolerate=(errno.EPERM,), why="no group of root's (EPERM: the namespace forbids setgroups)")
         steps.call("setresgid", 0, 0, 0, why="root of the container")
         steps.call("setresuid", 0, 0, 0, why="root of the container")
