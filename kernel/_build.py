@@ -37,19 +37,27 @@ CONSTANTS = """
     P_ALL P_PID P_PIDFD WEXITED WNOHANG WNOWAIT
     SIGCHLD SIGKILL SIGTERM SIG_BLOCK SIG_UNBLOCK SIG_SETMASK
     S_IFREG S_IFCHR S_IFBLK S_IFIFO S_IFDIR
-    F_ADD_SEALS F_SEAL_SEAL F_SEAL_SHRINK F_SEAL_GROW F_SEAL_WRITE
+    F_DUPFD_CLOEXEC F_ADD_SEALS F_SEAL_SEAL F_SEAL_SHRINK F_SEAL_GROW F_SEAL_WRITE
     MFD_CLOEXEC MFD_ALLOW_SEALING PROT_READ PROT_WRITE MAP_SHARED
     FUTEX_WAIT FUTEX_WAKE
     PR_SET_NAME PR_SET_KEEPCAPS PR_CAPBSET_DROP PR_CAPBSET_READ PR_SET_NO_NEW_PRIVS PR_SET_PDEATHSIG PR_SET_DUMPABLE
     PR_CAP_AMBIENT PR_CAP_AMBIENT_CLEAR_ALL PR_CAP_AMBIENT_RAISE PR_CAP_AMBIENT_IS_SET PR_SET_SECCOMP PR_GET_SECCOMP
     PR_SET_CHILD_SUBREAPER
     SECCOMP_SET_MODE_FILTER SECCOMP_GET_ACTION_AVAIL SECCOMP_FILTER_FLAG_LOG SECCOMP_FILTER_FLAG_SPEC_ALLOW
-    SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_NEW_LISTENER
+    SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_NEW_LISTENER SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     SECCOMP_RET_KILL_PROCESS SECCOMP_RET_KILL_THREAD SECCOMP_RET_TRAP SECCOMP_RET_ERRNO SECCOMP_RET_USER_NOTIF
     SECCOMP_RET_TRACE SECCOMP_RET_LOG SECCOMP_RET_ALLOW SECCOMP_RET_DATA
     AUDIT_ARCH_X86_64 AUDIT_ARCH_I386 AUDIT_ARCH_AARCH64 AUDIT_ARCH_ARM
     _LINUX_CAPABILITY_VERSION_3
-    KEYCTL_JOIN_SESSION_KEYRING
+    KEYCTL_JOIN_SESSION_KEYRING KEYCTL_SETPERM
+    NS_GET_USERNS NS_GET_PARENT NS_GET_NSTYPE
+    SCHED_OTHER SCHED_FIFO SCHED_RR SCHED_BATCH SCHED_ISO SCHED_IDLE SCHED_DEADLINE
+    SCHED_FLAG_RESET_ON_FORK SCHED_FLAG_RECLAIM SCHED_FLAG_DL_OVERRUN SCHED_FLAG_KEEP_POLICY SCHED_FLAG_KEEP_PARAMS
+    SCHED_FLAG_UTIL_CLAMP_MIN SCHED_FLAG_UTIL_CLAMP_MAX
+    IOPRIO_WHO_PROCESS IOPRIO_CLASS_SHIFT IOPRIO_CLASS_RT IOPRIO_CLASS_BE IOPRIO_CLASS_IDLE
+    PER_LINUX PER_LINUX32
+    MPOL_DEFAULT MPOL_BIND MPOL_INTERLEAVE MPOL_PREFERRED MPOL_PREFERRED_MANY MPOL_LOCAL
+    MPOL_F_NUMA_BALANCING MPOL_F_RELATIVE_NODES MPOL_F_STATIC_NODES
     TIOCGPTPEER TIOCSCTTY TIOCSWINSZ TIOCGWINSZ TIOCSPTLCK TIOCGPTN
     RLIMIT_CPU RLIMIT_FSIZE RLIMIT_DATA RLIMIT_STACK RLIMIT_CORE RLIMIT_RSS RLIMIT_NPROC RLIMIT_NOFILE RLIMIT_MEMLOCK
     RLIMIT_AS RLIMIT_LOCKS RLIMIT_SIGPENDING RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_RTPRIO RLIMIT_RTTIME
@@ -63,7 +71,7 @@ CALLS = """
     bpf capset chdir chroot clock_gettime clone3 close close_range dup3 execve exit_group faccessat2 fchdir fchmod fchmodat
     fchown fchownat
     fcntl fsconfig fsmount fsopen futex getcwd getpid ioctl ioprio_set keyctl kill linkat mkdirat mknodat mmap mount mount_setattr
-    move_mount nanosleep open_tree openat openat2 personality pidfd_getfd pidfd_open pivot_root ppoll prctl prlimit64 read
+    move_mount munmap nanosleep open_tree openat openat2 personality pidfd_getfd pidfd_open pivot_root ppoll prctl prlimit64 read
     renameat2 socket rt_sigaction rt_sigprocmask sched_setaffinity sched_setattr seccomp set_mempolicy setdomainname
     setgroups sethostname setns
     setresgid setresuid setsid symlinkat umask umount2 unlinkat unshare utimensat wait4 waitid write
@@ -117,6 +125,7 @@ SOURCE = """
     #include <sys/ioctl.h>
     #include <sys/mman.h>
     #include <sys/mount.h>
+    #include <sys/personality.h>
     #include <sys/socket.h>
     #include <net/if.h>
     #include <sys/prctl.h>
@@ -132,12 +141,23 @@ SOURCE = """
     #include <linux/close_range.h>
     #include <linux/filter.h>
     #include <linux/futex.h>
+    #include <linux/ioprio.h>
     #include <linux/keyctl.h>
     #include <linux/magic.h>
+    #include <linux/mempolicy.h>
     #include <linux/mount.h>
+    #include <linux/nsfs.h>
     #include <linux/openat2.h>
     #include <linux/sched.h>
     #include <linux/seccomp.h>
+
+    /* Newer than the headers of Debian 11. */
+    #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5) /* Linux 5.19 */
+    #endif
+    #ifndef
+    enum { = 6 }; /* Linux 6.9 */
+    #endif
 
     static long linux_syscall(long number, long a, long b, long c, long d, long e, long f)
     { return syscall(number, a, b, c, d, e, f); }
