@@ -55,7 +55,9 @@ class Ground:
             self.terminal.close()
 
 
-def prepare(spec: schema.Spec, root: Fd, *, attach_point: Path, in_cgroup: bool) -> Ground:
+def prepare(
+    spec: schema.Spec, root: Fd, *, attach_point: Path, in_cgroup: bool, has_reaper: bool = True, preserved: int = 0
+) -> Ground:
     """Open and check what *spec* needs; *root* is the detached root mount, whose ownership passes to the result.
 
     Raises InvalidSpec, HostPathNotFound, or OSError naming the path; nothing stays open then.
@@ -82,6 +84,8 @@ def prepare(spec: schema.Spec, root: Fd, *, attach_point: Path, in_cgroup: bool)
         null_device=builder.null_device,
         console=builder.console,
         in_cgroup=in_cgroup,
+        has_reaper=has_reaper,
+        preserved=preserved,
     )
     return Ground(facts, builder.descriptors, builder.terminal)
 
