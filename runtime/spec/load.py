@@ -93,6 +93,16 @@ def _check_values(spec: schema.Spec) -> None:
     for index, mount in enumerate(spec.mounts):
         _check_absolute(mount.destination, f"mounts[{index}].destination")
     _check_linux(spec.linux)
+    _check_hooks(spec.hooks)
+
+
+def _check_hooks(hooks: schema.Hooks) -> None:
+    for kind in msgspec.structs.fields(schema.Hooks):
+        for index, hook in enumerate(getattr(hooks, kind.name)):
+            where = f"hooks.{kind.encode_name}[{index}]"
+            _check_absolute(hook.path, f"{where}.path")
+            if hook.timeout is not None and hook.timeout <= 0:
+                raise InvalidSpec(f"{where}.timeout: {hook.timeout} is not a number of seconds greater than zero")
 
 
 def _check_process(process: schema.Process) -> None:

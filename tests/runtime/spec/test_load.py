@@ -92,6 +92,13 @@ def test_a_whole_document_is_read() -> None:
         ("linux.maskedPaths.0", "proc", "linux.maskedPaths[0]: 'proc' is not an absolute path"),
         ("annotations", {"a\0": "b"}, "annotations: the key 'a\\x00': holds a NUL byte"),
         ("annotations", {"a": 1}, "annotations[...]: expected str, got int"),
+        ("hooks", {"prestart": [{"path": "x"}]}, "hooks.prestart[0].path: 'x' is not an absolute path"),
+        (
+            "hooks",
+            {"createRuntime": [{"path": "/x", "timeout": 1}, {"path": "/x", "timeout": 0}]},
+            "hooks.createRuntime[1].timeout: 0 is not a number of seconds greater than zero",
+        ),
+        ("hooks", {"poststop": [{}]}, "hooks.poststop[0]: object missing required field path"),
         ("ociVersion", "2.0.0", "ociVersion: '2.0.0' is not a version 1 of the specification"),
         ("ociVersion", "10.0", "ociVersion: '10.0' is not a version 1 of the specification"),
     ],
