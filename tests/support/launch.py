@@ -1,11 +1,13 @@
-"""Run a program the way the monitor does, and nothing more: for tests of programs themselves."""
+"""Run a program the way the monitor does, and nothing more: for tests of programs themselves; by either executor."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
-from kernel import process
+from kernel import process, stepper
 from kernel.fd import Fd, memory
 from kernel.program import PROGRAM_FD, REPORT_FD, Program, runner_image
 from kernel.report import Outcome, Report
@@ -27,3 +29,37 @@ def run(program: Program, descriptors: Mapping[int, Fd] | None = None) -> tuple[
     outcome = report.read()
     report.memory.close()
     return outcome, os.waitstatus_to_exitcode(status)
+
+
+def run_stepped(
+    program: Program, descriptors: Mapping[int, Fd] | None = None, main: Callable[[], NoReturn] = stepper.main
+) -> tuple[Outcome, int]:
+    """As ``run``, by the second executor, in a child with these descriptors and no others; *main* is what it runs."""
+    report = Report(len(program.all_steps))
+    with memory("program", program.pack()) as code:
+        given = {PROGRAM_FD: code, REPORT_FD: report.memory, **(descriptors or {})}
+        lifted = {number: file.duplicate(ABOVE) for number, file in given.items()}
+        pid = os.fork()
+        if pid == 0:
+            _be_the_executor({number: file.fileno() for number, file in lifted.items()}, main)
+        for file in lifted.values():
+            file.close()
+        _, status = os.waitpid(pid, 0)
+    outcome = report.read()
+    report.memory.close()
+    return outcome, os.waitstatus_to_exitcode(status)
+
+
+def _be_the_executor(descriptors: Mapping[int, int], main: Callable[[], NoReturn]) -> NoReturn:
+    try:
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for there, here in descriptors.items():
+            os.dup2(here, there)
+        kept = sorted({0, 1, 2, *descriptors})
+        for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+            os.closerange(low + 1, high)
+        main()
+    finally:
+        os._exit(115)
