@@ -250,6 +250,8 @@ def _set_capabilities(steps: Program, capabilities: schema.Capabilities) -> None
             _number(name),
             0,
             0,
+            # What is not also inheritable and permitted cannot be ambient: it is left out, as other runtimes do.
+            tolerate=() if name in capabilities.inheritable and name in capabilities.permitted else (errno.EPERM,),
             why=f"{name} survives execve",
         )
 

@@ -1,0 +1,45 @@
+"""A bundle: a directory with config.json, and the root file system that it names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kernel import mount
+from kernel.fd import Fd, open_path
+from runtime.errors import InvalidSpec
+from runtime.spec import schema
+from runtime.spec.load import SIZE_LIMIT_BYTES, load
+
+CONFIG = "config.json"
+
+
+class Bundle:
+    """What was read: the directory, the document as it is, the spec, and the root's path."""
+
+    def __init__(self, path: Path, document: bytes, spec: schema.Spec, rootfs: Path) -> None:
+        self.path, self.document, self.spec, self.rootfs = path, document, spec, rootfs
+
+    def open_root(self) -> Fd:
+        """A detached copy of the root's mount, with all that is mounted below: nobody else's mounts follow it."""
+        root = mount.clone_tree(self.rootfs, recursive=True)
+        try:
+            mount.set_attributes(root, propagation="private", recursive=True)
+        except BaseException:
+            root.close()
+            raise
+        return root
+
+
+def load_bundle(directory: str, config: str = "") -> Bundle:
+    """The bundle in *directory*, its config.json being *config* if that is given.  Raises InvalidSpec, or OSError."""
+    path = Path(os.path.realpath(directory))
+    with open_path(path / (config or CONFIG)) as file:
+        document = os.read(file.fileno(), SIZE_LIMIT_BYTES + 1)
+    spec = load(document)
+    if spec.root is None:
+        raise InvalidSpec("root: a container needs a root file system")
+    rootfs = Path(os.path.realpath(path / spec.root.path))
+    if not rootfs.is_dir():
+        raise InvalidSpec(f"root.path: {rootfs}: there is no such directory")
+    return Bundle(path, document, spec, rootfs)

@@ -1,0 +1,193 @@
+"""``create``: everything up to the program itself, which waits for ``start``: the recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+from kernel.cgroup import Cgroup, find_tree
+from kernel.fd import Fd
+from kernel.process import open_pidfd
+from kernel.program import Program
+from kernel.terminal import Terminal
+from runtime.container import ground, init
+from runtime.container.descriptors import Descriptor
+from runtime.container.failure import describe_failure
+from runtime.container.seccomp import compile_filter
+from runtime.errors import InvalidArgument, InvalidSpec, StartFailed
+from runtime.oci import console, place
+from runtime.oci.bundle import Bundle, load_bundle
+from runtime.oci.delete import destroy
+from runtime.oci.directory import ATTACH_POINT, CONFIG, Container, Record, make_container, start_time, write_whole
+from runtime.oci.executable import check_executable
+from runtime.oci.flags import SWITCH, TEXT
+from runtime.oci.launch import Launch, launch
+from runtime.oci.log import timestamp
+from runtime.oci.request import Request
+from runtime.spec import schema
+
+FLAGS = {
+    "bundle b": TEXT,
+    "config f": TEXT,
+    "console-socket": TEXT,
+    "pidfd-socket": TEXT,
+    "pid-file": TEXT,
+    "no-pivot": SWITCH,
+    "no-new-keyring": SWITCH,
+    "preserve-fds": TEXT,
+}
+USAGE = "[--bundle DIR] [--console-socket SOCKET] [--pid-file FILE] ID"
+
+
+def run(request: Request) -> int:
+    request.check_count(1)
+    with create(request):
+        return 0
+
+
+def create(request: Request, *, detached: bool = True) -> Created:
+    """Make the container; its first process waits to be started.  The container is locked until it is closed.
+
+    Raises KerneletError or OSError, and leaves nothing then.
+    """
+    preserved = take_preserved(request)
+    bundle = load_bundle(request.flags.text("bundle", "."), request.flags.text("config"))
+    process = _process_of(bundle)
+    console.check_request(request, process, detached=detached)
+    with contextlib.ExitStack() as undo:
+        container = make_container(request.root, _record(request, bundle))
+        undo.callback(container.close)
+        undo.callback(destroy, container)
+        write_whole(container.path / CONFIG, bundle.document)
+        cgroup = _make_cgroup(request, container, bundle.spec)
+        prepared = _prepare(container, bundle, len(preserved), in_cgroup=cgroup is not None)
+        undo.callback(prepared.close)
+        code = compile_seccomp(bundle.spec)
+        program = init.program(f"init of {container.id}", bundle.spec, prepared.facts, code)
+        launched = launch(program, _descriptors(prepared, cgroup), container.path, preserved)
+        undo.callback(launched.close)
+        undo.callback(launched.end)
+        wait_for_creation(launched, program)
+        check_executable(launched.pid, process)
+        container.record.pid, container.record.start_time = launched.pid, start_time(launched.pid)
+        container.save()
+        if detached:
+            console.hand_over(request, prepared.terminal)
+        write_pid_files(request, launched.pid)
+        undo.pop_all()
+    launched.close()
+    return Created(container, bundle.spec, prepared)
+
+
+class Created:
+    """A container that waits to be started, and what only its creator has."""
+
+    def __init__(self, container: Container, spec: schema.Spec, prepared: ground.Ground) -> None:
+        self.container, self.spec, self._prepared = container, spec, prepared
+
+    @property
+    def terminal(self) -> Terminal | None:
+        """Both ends of its terminal."""
+        return self._prepared.terminal
+
+    def close_ground(self) -> None:
+        """Let go of what was opened for the start: the container has its own."""
+        self._prepared.close()
+
+    def __enter__(self) -> Created:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_ground()
+        self.container.close()
+
+
+def wait_for_creation(launched: Launch, program: Program) -> None:
+    """Wait until the new process is a container.  Raises StartFailed, naming the step that failed."""
+    said = launched.hear()
+    if said != "c":
+        progress = launched.progress()
+        failed = progress.at if progress.failed is None else progress.failed
+        raise StartFailed(describe_failure(program, failed, progress.errno))
+
+
+def compile_seccomp(spec: schema.Spec) -> bytes | None:
+    """The filter's instructions, or None."""
+    if spec.linux.seccomp is None:
+        return None
+
+    return compile_filter(spec.linux.seccomp)
+
+
+def take_preserved(request: Request) -> list[Fd]:
+    """The descriptors that the caller hands to the container: from 3 on, as many as --preserve-fds and LISTEN_FDS say."""
+    count = request.flags.number("preserve-fds")
+    if os.environ.get("LISTEN_FDS", "").isdigit():
+        count += int(os.environ["LISTEN_FDS"])
+    taken = []
+    for number in range(3, 3 + count):
+        try:
+            taken.append(Fd(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3 + count)))
+        except OSError:
+            raise InvalidArgument(f"--preserve-fds: descriptor {number} is not open") from None
+    return taken
+
+
+def write_pid_files(request: Request, pid: int) -> None:
+    """What --pid-file and --pidfd-socket ask for."""
+    if request.flags.has("pid-file"):
+        write_whole(request.flags.text("pid-file"), str(pid).encode(), 0o644)
+    if request.flags.has("pidfd-socket"):
+        console.send_file(request.flags.text("pidfd-socket"), "pidfd", open_pidfd(pid))
+
+
+def _process_of(bundle: Bundle) -> schema.Process:
+    process = bundle.spec.process
+    if process is None:
+        raise InvalidSpec("process: a container needs a process to be started")
+    listening = os.environ.get("LISTEN_FDS", "")
+    if listening.isdigit():
+        process.env = [*process.env, f"LISTEN_FDS={listening}", "LISTEN_PID=1"]
+    return process
+
+
+def _record(request: Request, bundle: Bundle) -> Record:
+    return Record(
+        id=request.arguments[0],
+        bundle=os.fspath(bundle.path),
+        rootfs=os.fspath(bundle.rootfs),
+        oci_version=bundle.spec.oci_version,
+        created=timestamp(),
+        annotations=bundle.spec.annotations,
+        owner=os.getuid(),
+    )
+
+
+def _make_cgroup(request: Request, container: Container, spec: schema.Spec) -> Cgroup:
+    """The container's cgroup, with its limits, empty."""
+    tree = find_tree()
+    cgroup = place.find_place(tree, container.id, spec.linux.cgroups_path, systemd=request.systemd)
+    container.record.cgroup, container.record.tree = os.fspath(cgroup.path), os.fspath(tree)
+    container.save()
+    place.make_place(cgroup)
+    place.apply_limits(cgroup, tree, spec.linux)
+    return cgroup
+
+
+def _prepare(container: Container, bundle: Bundle, preserved: int, *, in_cgroup: bool) -> ground.Ground:
+    attach_point = container.path / ATTACH_POINT
+    attach_point.mkdir(mode=0o700)
+    root = bundle.open_root()
+    return ground.prepare(
+        bundle.spec, root, attach_point=attach_point, in_cgroup=in_cgroup, has_reaper=False, preserved=preserved
+    )
+
+
+def _descriptors(prepared: ground.Ground, cgroup: Cgroup | None) -> dict[int, Fd]:
+    descriptors = dict(prepared.descriptors)
+    if cgroup is not None:
+        descriptors[Descriptor.CGROUP] = cgroup.open()
+    if prepared.terminal is not None:
+        descriptors |= dict.fromkeys((Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR), prepared.terminal.slave)
+    return descriptors

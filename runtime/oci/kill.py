@@ -1,0 +1,68 @@
+"""``kill``: a signal to the container's first process, or with --all to every one."""
+
+from __future__ import annotations
+
+import signal
+
+from kernel.process import open_pidfd, send_signal
+from runtime.errors import ContainerNotRunning, InvalidArgument
+from runtime.oci.directory import STOPPED, Container
+from runtime.oci.flags import SWITCH
+from runtime.oci.request import Request
+
+FLAGS = {"all a": SWITCH}
+USAGE = "[--all] ID [SIGNAL]"
+
+
+def run(request: Request) -> int:
+    request.check_count(1, 2)
+    number = parse_signal(request.arguments[1] if len(request.arguments) > 1 else "SIGTERM")
+    with request.container(lock=False) as container:
+        if request.flags.switch("all"):
+            _send_to_all(container, number)
+        else:
+            _send(container, number)
+    return 0
+
+
+def parse_signal(text: str) -> int:
+    """The number of "9", "KILL", "SIGKILL" or "SIGRTMIN+3"; raises InvalidArgument."""
+    if text.isascii() and text.isdigit():
+        number = int(text)
+        if number > signal.SIGRTMAX:
+            raise InvalidArgument(f'unknown signal "{text}"')
+        return number
+    name, plus, offset = text.upper().partition("+")
+    found = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
+    if not isinstance(found, signal.Signals) or (plus and not offset.isdigit()):
+        raise InvalidArgument(f'unknown signal "{text}"')
+    return int(found) + (int(offset) if plus else 0)
+
+
+def _send(container: Container, number: int) -> None:
+    if container.status() == STOPPED:
+        raise ContainerNotRunning("container not running")
+    try:
+        with container.open_init() as pidfd:
+            if not send_signal(pidfd, number):
+                raise ProcessLookupError
+    except ProcessLookupError:
+        raise ContainerNotRunning("container not running") from None
+
+
+def _send_to_all(container: Container, number: int) -> None:
+    """To all of the cgroup: what is there may have outlived the first process, if that had no pid namespace of its own."""
+    cgroup = container.cgroup
+    if cgroup is None:
+        _send(container, number)
+        return
+    if number == signal.SIGKILL:
+        cgroup.kill()
+        return
+    for group in (*cgroup.descendants(), cgroup):
+        for pid in group.processes():
+            try:
+                with open_pidfd(pid) as pidfd:
+                    send_signal(pidfd, number)
+            except ProcessLookupError:
+                continue

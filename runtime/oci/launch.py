@@ -1,0 +1,107 @@
+"""Run a program until the new process waits, and leave it to whoever adopts it: no process of ours stays.
+
+```
+    us ── posix_spawn ──> runner ── clone3(CLONE_PARENT) ──> init, a child of ours until we end
+       <───── ready (FIFO): "h" hooks' turn, "c" created, end of file: execve, or dead ─────┘
+       ────── start (FIFO): 8 bytes: go on ─────────────────────────────────────────────────>
+```
+
+FIFOs rather than pipes, because it is another command that starts the container; a report that is a file, because
+that command wants to know how it went.  The init has ``start`` open both ways, so that it waits also when nobody
+has it open; who writes opens it without waiting, and is refused (ENXIO) when the init is gone or has gone on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kernel import process
+from kernel.fd import Fd, memory, open_path
+from kernel.program import Program, runner_image
+from kernel.report import Progress, read_progress, report_size
+from runtime.container.descriptors import FIRST_PRESERVED, Descriptor
+from runtime.oci.directory import READY, REPORT, START
+
+#: All that a launch needs of ours lies above what the program's descriptors are numbered.
+ABOVE = 1 << 7
+GO = (1).to_bytes(8, "little")
+
+
+class Launch:
+    """A process on its way: hear what it says, let it go on."""
+
+    def __init__(self, report: Fd, ready: Fd, start: Fd) -> None:
+        self._report, self._ready, self._start = report, ready, start
+        self.pid = 0
+
+    def close(self) -> None:
+        """Let go of our ends; the process goes on waiting."""
+        for file in (self._report, self._ready, self._start):
+            file.close()
+
+    def end(self) -> None:
+        """Kill the process, and reap it."""
+        pid = self.progress().pid
+        if pid:
+            with contextlib.suppress(ProcessLookupError), process.open_pidfd(pid) as pidfd:
+                process.send_signal(pidfd, signal.SIGKILL)
+            process.reap(pid)
+
+    def hear(self) -> str:
+        """What it says next: "h" or "c"; empty when it has died, or become the program."""
+        said = os.read(self._ready.fileno(), 1).decode()
+        self.pid = self.progress().pid
+        return said
+
+    def progress(self) -> Progress:
+        """How far it has come."""
+        return read_progress(self._report)
+
+    def go_on(self) -> None:
+        """Let it go on from where it waits."""
+        os.write(self._start.fileno(), GO)
+
+
+def launch(program: Program, descriptors: Mapping[int, Fd], directory: Path, preserved: Sequence[Fd] = ()) -> Launch:
+    """Spawn *program* with *descriptors*, and our own streams where these name none.  Returns when the runner is done.
+
+    *directory* gets its FIFOs and its report; the files *preserved* are for the container, from descriptor 3 on.
+    """
+    for name in (READY, START):
+        os.mkfifo(directory / name, 0o600)
+    report = open_path(directory / REPORT, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    os.truncate(report.fileno(), report_size(len(program.all_steps)))
+    ready = open_path(directory / READY, os.O_RDONLY | os.O_NONBLOCK)
+    start = open_path(directory / START, os.O_RDWR)
+    os.set_blocking(ready.fileno(), True)
+    with (
+        open_path(directory / READY, os.O_WRONLY) as speaking,
+        memory("kernelet-runner", runner_image()) as runner,
+        memory("kernelet-program", program.pack()) as code,
+    ):
+        theirs: dict[int, Fd] = {
+            **descriptors,
+            Descriptor.PROGRAM: code,
+            Descriptor.REPORT: report,
+            Descriptor.READY: speaking,
+            Descriptor.START: start,
+            **{FIRST_PRESERVED + index: file for index, file in enumerate(preserved)},
+        }
+        process.reap(_spawn(runner, theirs))
+    return Launch(report, ready, start)
+
+
+def _spawn(runner: Fd, theirs: Mapping[int, Fd]) -> int:
+    """Spawn the runner; no number of ours may be one that is given to it, or one would overwrite another."""
+    above = max(ABOVE, max(number for number in theirs if number < FIRST_PRESERVED) + 1)
+    lifted = {number: file.duplicate(above) for number, file in theirs.items()}
+    try:
+        with runner.duplicate(above) as image:
+            return process.spawn(image.fileno(), "kernelet:init", {number: file.fileno() for number, file in lifted.items()})
+    finally:
+        for file in lifted.values():
+            file.close()

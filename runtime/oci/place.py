@@ -1,0 +1,51 @@
+"""The container's cgroup: where config.json says, or below a directory of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from kernel.cgroup import Cgroup
+from runtime.errors import InvalidSpec, Unsupported, WrongState
+from runtime.spec import schema
+
+#: Where containers go that name no place, or none from the top of the tree.
+HOME = "kernelet-oci"
+SYSTEMD = Path("/run/systemd/system")
+
+
+def find_place(tree: Path, container_id: str, cgroups_path: str, *, systemd: bool = False) -> Cgroup:
+    """The cgroup that linux.cgroupsPath means.  Raises Unsupported for what only systemd could do."""
+    if systemd:
+        if not SYSTEMD.is_dir():
+            raise Unsupported("--systemd-cgroup: systemd is not running on this host; leave the flag away")
+        raise Unsupported("--systemd-cgroup: cgroups are made as directories by this version; leave the flag away")
+    if cgroups_path.count(":") == 2 and not cgroups_path.startswith("/"):
+        raise InvalidSpec(f"linux.cgroupsPath {cgroups_path!r}: slice:prefix:name is for systemd; a path is wanted here")
+    wanted = cgroups_path if cgroups_path.startswith("/") else f"/{HOME}/{cgroups_path or container_id}"
+    path = os.path.normpath("/" + wanted.lstrip("/"))  # ".." ends at the top
+    if path == "/":
+        raise InvalidSpec(f"linux.cgroupsPath {cgroups_path!r}: the top of the tree is the host's own")
+    return Cgroup(Path(f"{tree}{path}"))
+
+
+def make_place(cgroup: Cgroup) -> None:
+    """Make it.  Raises WrongState when somebody lives there already: a kill of the container would be theirs too.
+
+    One that is there and empty is made anew: where cgroup.kill was ever written, the kernel (6.18) kills what CLONE_INTO_CGROUP
+    puts there, as if it had been forked under the kill.
+    """
+    if cgroup.processes():
+        raise WrongState(f"cgroup {cgroup.path}: container's cgroup is not empty: {len(cgroup.processes())} process(es) found")
+    with contextlib.suppress(OSError):
+        cgroup.path.rmdir()
+    cgroup.create()
+
+
+def apply_limits(cgroup: Cgroup, tree: Path, linux: schema.Linux) -> None:
+    """Resources and rules of devices, before anything runs there."""
+    from runtime.container import device_filter, resources
+
+    resources.apply(cgroup, tree, linux.resources)
+    device_filter.apply(cgroup, linux)

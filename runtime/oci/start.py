@@ -1,0 +1,55 @@
+"""``start``: let a created container go on to its program."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+
+from kernel.fd import Fd, open_path
+from kernel.report import read_progress
+from runtime.errors import StartFailed, WrongState
+from runtime.oci.directory import CREATED, READY, REPORT, START, STOPPED, Container
+from runtime.oci.launch import GO
+from runtime.oci.request import Request
+
+FLAGS: dict[str, str] = {}
+USAGE = "ID"
+
+
+def run(request: Request) -> int:
+    request.check_count(1)
+    with request.container() as container:
+        status = container.status()
+        if status == STOPPED:
+            raise WrongState("cannot start a container that has stopped")
+        if status != CREATED:
+            raise WrongState(f"cannot start a container in the {status} state")
+        start(container)
+    return 0
+
+
+def start(container: Container) -> None:
+    """Release the init and wait until it has become the program.  Raises StartFailed when that cannot be executed."""
+    with open_path(container.path / READY, os.O_RDONLY | os.O_NONBLOCK) as ready:
+        try:
+            with open_path(container.path / START, os.O_WRONLY | os.O_NONBLOCK) as waiting:
+                os.write(waiting.fileno(), GO)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise WrongState(f"start container {container.id}: it ended before it was started") from None
+            raise
+        _wait_for_hang_up(ready)
+    with open_path(container.path / REPORT) as report:
+        progress = read_progress(report)
+    if progress.failed is not None:
+        process = container.spec().process
+        name = process.args[0] if process is not None else ""
+        raise StartFailed(f'start container {container.id}: exec: "{name}": {os.strerror(progress.errno).lower()}')
+
+
+def _wait_for_hang_up(ready: Fd) -> None:
+    """Until nobody has the other end: execve closed it, or death did."""
+    poller = select.poll()
+    poller.register(ready, 0)
+    poller.poll()
