@@ -23,6 +23,11 @@ def sync(directory: Fd) -> None:
     check(lib.syncfs(directory.fileno()), "syncfs")
 
 
+def is_procfs(file: Fd) -> bool:
+    """Whether *file* is on a procfs, by the file system's own number: a volume can have any name and any content."""
+    return bool(check(lib.linux_statfs_type(file.fileno()), "fstatfs") == lib.PROC_SUPER_MAGIC)
+
+
 def remove_tree(parent: Fd, name: str | bytes) -> int:
     """Remove *name* below *parent* with all it contains; returns how many inodes went, 0 if it was not there.
 

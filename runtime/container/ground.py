@@ -27,6 +27,7 @@ from runtime.container.descriptors import FIRST_OPENED
 from runtime.container.facts import Facts, Join, OpenedMount
 from runtime.container.namespaces import KINDS
 from runtime.container.options import parse_options
+from runtime.container.over_proc import check_over_proc
 from runtime.errors import HostPathNotFound, InvalidSpec, Unsupported
 from runtime.spec import schema
 
@@ -151,6 +152,8 @@ class _Builder:
         for index, mount in enumerate(self._spec.mounts):
             place = self.opened[index].is_directory if index in self.opened else True
             self._make_place(index, mount.destination, directory=place)
+            opened = self.descriptors[self.opened[index].descriptor] if index in self.opened else None
+            check_over_proc(index, mount, self._prefixes[index], opened)
         if self._spec.process is not None:
             self._make_place(len(self._spec.mounts), self._spec.process.cwd, directory=True)
 
