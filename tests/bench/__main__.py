@@ -8,11 +8,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import memory, start_exit
+from tests.bench import burst, created, execution, first_instruction, memory, start_exit
 from tests.bench.measure import Figure
 from tests.support.isolation import Run, isolated
 
-CASES: dict[str, Callable[[Path, Run], list[Figure]]] = {"start-exit": start_exit.measured, "memory": memory.measured}
+CASES: dict[str, Callable[[Path, Run], list[Figure]]] = {
+    "first-instruction": first_instruction.measured,
+    "first-instruction-join": first_instruction.measured_join,
+    "first-instruction-seccomp": first_instruction.measured_seccomp,
+    "start-created": created.measured,
+    "exec": execution.measured,
+    "burst-100": burst.measured,
+    "start-exit": start_exit.measured,
+    "memory": memory.measured,
+}
 OUTPUT = Path("build/bench.json")
 
 

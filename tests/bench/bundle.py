@@ -1,10 +1,11 @@
-"""One OCI bundle for everybody: busybox, the mounts, devices, masks and capabilities of an ordinary container."""
+"""One OCI bundle for everybody: the mounts, devices, masks and capabilities of an ordinary container."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,8 @@ from runtime.spec import defaults, schema
 
 BUSYBOX = "/bin/busybox"
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
+STAMP = "/stamp"
+"""A program that says when it ran its first instruction (``stamp.c``)."""
 
 
 def spec(arguments: list[str]) -> schema.Spec:
@@ -42,17 +45,37 @@ def spec(arguments: list[str]) -> schema.Spec:
     )
 
 
-def write(directory: Path, arguments: list[str]) -> Path:
-    """Make a bundle in *directory*."""
+def write(directory: Path, wanted: schema.Spec) -> Path:
+    """Make a bundle in *directory*, with busybox and the stamp in its root."""
     binaries = directory / "rootfs" / "bin"
     binaries.mkdir(parents=True)
     shutil.copy(BUSYBOX, binaries / "busybox")
     for name in ("sh", "true", "sleep", "cat"):
         os.link(binaries / "busybox", binaries / name)
-    document = msgspec.to_builtins(spec(arguments))
+    compile_stamp(directory / "rootfs" / STAMP.strip("/"))
+    document = msgspec.to_builtins(wanted)
     # Peers make the six default devices themselves and want their order of fields to be complete.
     document["linux"].pop("devices", None)
     document["process"].setdefault("user", {"uid": 0, "gid": 0})
     document["process"].setdefault("cwd", "/")
     (directory / "config.json").write_text(json.dumps(document))
     return directory
+
+
+def compile_stamp(output: Path) -> None:
+    """A static executable of some 700 bytes."""
+    flags = (
+        "-std=gnu11 -Os -Wall -Wextra -Werror -ffreestanding -fno-builtin -fno-stack-protector -fno-pic -no-pie -static "
+        "-nostdlib -fno-asynchronous-unwind-tables -Wl,--build-id=none -Wl,-z,noseparate-code -s"
+    )
+    source = Path(__file__).with_name("stamp.c")
+    subprocess.run([os.environ.get("CC", "gcc"), *flags.split(), "-o", str(output), str(source)], check=True)
+
+
+def with_shared(wanted: schema.Spec, pinned: dict[str, Path]) -> schema.Spec:
+    """*wanted* in namespaces that a pod has: by type, the path of each."""
+    for namespace in wanted.linux.namespaces:
+        namespace.path = str(pinned.get(namespace.type, ""))
+    if "uts" in pinned:
+        wanted.hostname = ""
+    return wanted

@@ -6,6 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+#: Nanoseconds, under the action's own name; or several values, each under its name; or nothing: take the time yourself.
+Taken = int | dict[str, int] | None
+Action = Callable[[int], Taken]
+
+#: Alternating runs of each case.
+RUNS = 60
+QUIET_LOOKS = 4
+QUIET_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +34,41 @@ class Figure:
         return asdict(self)
 
 
-def alternate(actions: Mapping[str, Callable[[int], int | None]], runs: int, warm_up: int = 5) -> dict[str, list[float]]:
+def wait_for_quiet() -> bool:
+    """Wait until nothing but this thread wants to run; False when that has not come in ``QUIET_SECONDS``.
+
+    What was ended before is still being taken apart (network namespaces, in a kernel thread), and others use the
+    machine too: a shot beside them would measure them.
+    """
+    deadline, looks = time.monotonic() + QUIET_SECONDS, 0
+    while looks < QUIET_LOOKS:
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        looks = looks + 1 if running <= 1 else 0
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def alternate(actions: Mapping[str, Action], runs: int, warm_up: int = 5) -> dict[str, list[float]]:
     """Milliseconds of each action, one after the other in turn, *runs* times after *warm_up* that are not counted.
 
-    An action that returns nanoseconds has taken the time itself.
+    Each shot waits for a quiet machine; how many did not get it is printed.
     """
-    times: dict[str, list[float]] = {name: [] for name in actions}
+    times: dict[str, list[float]] = {}
+    disturbed = 0
     for number in range(-warm_up, runs):
         for name, action in actions.items():
+            disturbed += not wait_for_quiet() and number >= 0
             begun = time.perf_counter_ns()
             taken = action(number + warm_up)
-            if number >= 0:
-                times[name].append((time.perf_counter_ns() - begun if taken is None else taken) / 1e6)
+            if taken is None:
+                taken = time.perf_counter_ns() - begun
+            for part, nanoseconds in (taken if isinstance(taken, dict) else {name: taken}).items():
+                if number >= 0:
+                    times.setdefault(part, []).append(nanoseconds / 1e6)
+    if disturbed:
+        print(f"\nthe machine was not quiet for {disturbed} of {runs * len(actions)} shots")
     return times
 
 

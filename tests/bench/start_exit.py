@@ -178,7 +178,7 @@ def peer(command: list[str], directory: Path) -> Callable[[int], None]:
 @contextmanager
 def prepared(directory: Path) -> Iterator[dict[str, Callable[[int], int | None]]]:
     """All who run the bundle, by name."""
-    made = bundle.write(directory / "bundle", ["true"])
+    made = bundle.write(directory / "bundle", bundle.spec(["true"]))
     paths = Paths(directory / "root", directory / "run")
     paths.run_dir.mkdir()
     with mount.new_filesystem("tmpfs") as memory:  # as /run is everywhere
