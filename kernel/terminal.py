@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -10,6 +11,10 @@ from dataclasses import dataclass
 from kernel._linux import ffi, lib
 from kernel.errors import check
 from kernel.fd import Fd
+from kernel.resolve import open_in_root
+
+#: linux/magic.h
+DEVPTS_SUPER_MAGIC = 0x1CD1
 
 
 @dataclass(slots=True)
@@ -26,9 +31,18 @@ class Terminal:
         self.slave.close()
 
 
+def find_devpts(root: Fd) -> Fd:
+    """The devpts on /dev/pts of a running container whose root is *root*; raises OSError (ENODEV) when that is another thing."""
+    directory = open_in_root(root, "/dev/pts", os.O_PATH | os.O_DIRECTORY)
+    if check(lib.linux_statfs_type(directory.fileno()), "fstatfs", "/dev/pts") != DEVPTS_SUPER_MAGIC:
+        directory.close()
+        raise OSError(errno.ENODEV, "not a devpts", "/dev/pts")
+    return directory
+
+
 def open_terminal(devpts: Fd) -> Terminal:
     """A new terminal of the devpts mount *devpts*; the slave by TIOCGPTPEER (Linux 4.13), never by its path."""
-    master = Fd(os.open("ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=devpts.fileno()))
+    master = _open_ptmx(devpts)
     try:
         fcntl.ioctl(master.fileno(), lib.TIOCSPTLCK, struct.pack("i", 0))
         number = struct.unpack("I", fcntl.ioctl(master.fileno(), lib.TIOCGPTN, bytes(4)))[0]
@@ -38,6 +52,14 @@ def open_terminal(devpts: Fd) -> Terminal:
         master.close()
         raise
     return Terminal(master, slave, str(number))
+
+
+def _open_ptmx(devpts: Fd) -> Fd:
+    """The multiplexer of *devpts* itself: in a container that runs, something else may be mounted upon it."""
+    how = ffi.new("struct open_how *")
+    how.flags = lib.O_RDWR | lib.O_NOCTTY | lib.O_CLOEXEC
+    how.resolve = lib.RESOLVE_BENEATH | lib.RESOLVE_NO_SYMLINKS | lib.RESOLVE_NO_XDEV
+    return Fd(check(lib.linux_openat2(devpts.fileno(), b"ptmx", how, ffi.sizeof("struct open_how")), "openat2", "ptmx"))
 
 
 def set_window_size(terminal: Fd, rows: int, columns: int) -> None:

@@ -22,7 +22,7 @@ from runtime.oci.delete import destroy
 from runtime.oci.directory import ATTACH_POINT, CONFIG, Container, Record, make_container, start_time, write_whole
 from runtime.oci.executable import check_executable
 from runtime.oci.flags import SWITCH, TEXT
-from runtime.oci.launch import Launch, launch
+from runtime.oci.launch import Launch, ends_in, launch
 from runtime.oci.log import timestamp
 from runtime.oci.request import Request
 from runtime.spec import schema
@@ -65,7 +65,7 @@ def create(request: Request, *, detached: bool = True) -> Created:
         undo.callback(prepared.close)
         code = compile_seccomp(bundle.spec)
         program = init.program(f"init of {container.id}", bundle.spec, prepared.facts, code)
-        launched = launch(program, _descriptors(prepared, cgroup), container.path, preserved)
+        launched = launch(program, _descriptors(prepared, cgroup), ends_in(container.path, program), preserved)
         undo.callback(launched.close)
         undo.callback(launched.end)
         wait_for_creation(launched, program)

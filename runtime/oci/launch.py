@@ -18,11 +18,12 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from kernel import process
-from kernel.fd import Fd, memory, open_path
+from kernel.fd import Fd, eventfd, memory, open_path, pipe
 from kernel.program import Program, runner_image
-from kernel.report import Progress, read_progress, report_size
+from kernel.report import Progress, Report, read_progress, report_size
 from runtime.container.descriptors import FIRST_PRESERVED, Descriptor
 from runtime.oci.directory import READY, REPORT, START
 
@@ -37,6 +38,12 @@ class Launch:
     def __init__(self, report: Fd, ready: Fd, start: Fd) -> None:
         self._report, self._ready, self._start = report, ready, start
         self.pid = 0
+
+    def __enter__(self) -> Launch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of our ends; the process goes on waiting."""
@@ -66,33 +73,51 @@ class Launch:
         os.write(self._start.fileno(), GO)
 
 
-def launch(program: Program, descriptors: Mapping[int, Fd], directory: Path, preserved: Sequence[Fd] = ()) -> Launch:
-    """Spawn *program* with *descriptors*, and our own streams where these name none.  Returns when the runner is done.
+class Ends(NamedTuple):
+    """What a launch speaks over: the report; ready, to read and to write; start."""
 
-    *directory* gets its FIFOs and its report; the files *preserved* are for the container, from descriptor 3 on.
-    """
+    report: Fd
+    ready: Fd
+    speaking: Fd
+    start: Fd
+
+
+def ends_in(directory: Path, program: Program) -> Ends:
+    """Ends that other commands find in *directory*, which must not have any yet."""
     for name in (READY, START):
         os.mkfifo(directory / name, 0o600)
     report = open_path(directory / REPORT, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     os.truncate(report.fileno(), report_size(len(program.all_steps)))
     ready = open_path(directory / READY, os.O_RDONLY | os.O_NONBLOCK)
-    start = open_path(directory / START, os.O_RDWR)
     os.set_blocking(ready.fileno(), True)
+    return Ends(report, ready, open_path(directory / READY, os.O_WRONLY), open_path(directory / START, os.O_RDWR))
+
+
+def private_ends(program: Program) -> Ends:
+    """Ends for a process that nobody but us speaks with."""
+    return Ends(Report(len(program.all_steps)).memory, *pipe(), eventfd())
+
+
+def launch(program: Program, descriptors: Mapping[int, Fd], ends: Ends, preserved: Sequence[Fd] = ()) -> Launch:
+    """Spawn *program* with *descriptors*, and our own streams where these name none.  Returns when the runner is done.
+
+    The files *preserved* are for the container, from descriptor 3 on.
+    """
     with (
-        open_path(directory / READY, os.O_WRONLY) as speaking,
+        ends.speaking,
         memory("kernelet-runner", runner_image()) as runner,
         memory("kernelet-program", program.pack()) as code,
     ):
         theirs: dict[int, Fd] = {
             **descriptors,
             Descriptor.PROGRAM: code,
-            Descriptor.REPORT: report,
-            Descriptor.READY: speaking,
-            Descriptor.START: start,
+            Descriptor.REPORT: ends.report,
+            Descriptor.READY: ends.speaking,
+            Descriptor.START: ends.start,
             **{FIRST_PRESERVED + index: file for index, file in enumerate(preserved)},
         }
         process.reap(_spawn(runner, theirs))
-    return Launch(report, ready, start)
+    return Launch(ends.report, ends.ready, ends.start)
 
 
 def _spawn(runner: Fd, theirs: Mapping[int, Fd]) -> int:
