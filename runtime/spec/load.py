@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -47,6 +48,8 @@ MAX_ID = 2**32 - 2
 #: JSON has one way to write a NUL byte, so a search of the text tells whether there is one.
 _ESCAPED_NUL = b"\\u0000"
 
+Model = TypeVar("Model", bound=schema.Model)
+
 _AT = re.compile(r"(?P<what>.*) - at `(?P<where>.*)`", re.DOTALL)
 
 
@@ -58,19 +61,38 @@ class _Version(schema.Model):
 
 def load(document: bytes) -> schema.Spec:
     """The spec in *document* (config.json).  Raises InvalidSpec, naming the wrong field."""
-    if len(document) > SIZE_LIMIT_BYTES:
-        raise InvalidSpec(f"the document has {len(document)} bytes, more than the {SIZE_LIMIT_BYTES} that are read")
-    try:
-        _check_version(msgspec.json.decode(document, type=_Version).oci_version)
-        spec = msgspec.json.decode(document, type=schema.Spec)
-    except msgspec.ValidationError as error:
-        raise InvalidSpec(_spell(str(error))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidSpec(f"not a JSON document: {_lower(str(error))}") from None
+    _check_version(_decode(document, _Version).oci_version)
+    spec = _decode(document, schema.Spec)
     if _ESCAPED_NUL in document:
         _check_text(spec, "")
     _check_values(spec)
     return spec
+
+
+def load_process(document: bytes) -> schema.Process:
+    """The process in *document*, which is what config.json has under "process".  Raises InvalidSpec, as ``load`` does."""
+    process = _decode(document, schema.Process)
+    if _ESCAPED_NUL in document:
+        _check_text(process, "process")
+    _check_process(process)
+    return process
+
+
+def check_process(process: schema.Process) -> None:
+    """Raise InvalidSpec for what the types let through in a process that was changed after it was read."""
+    _check_text(process, "process")
+    _check_process(process)
+
+
+def _decode(document: bytes, kind: type[Model]) -> Model:
+    if len(document) > SIZE_LIMIT_BYTES:
+        raise InvalidSpec(f"the document has {len(document)} bytes, more than the {SIZE_LIMIT_BYTES} that are read")
+    try:
+        return msgspec.json.decode(document, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidSpec(_spell(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidSpec(f"not a JSON document: {_lower(str(error))}") from None
 
 
 def validate(spec: schema.Spec) -> None:
