@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,6 +78,21 @@ class Cgroup:
             return {}
         return {key: int(value) for key, _, value in (line.partition(" ") for line in lines)}
 
+    def number(self, file: str) -> int | None:
+        """A file that holds one number; None where there is no such file, or it says "max"."""
+        try:
+            text = self.read(file).strip()
+        except FileNotFoundError:
+            return None
+        return None if text == "max" else int(text)
+
+    def kind(self) -> str:
+        """cgroup.type: "domain", "threaded", "domain threaded" or "domain invalid"; empty where it has none: the root."""
+        try:
+            return self.read("cgroup.type").strip()
+        except FileNotFoundError:
+            return ""
+
     def processes(self) -> list[int]:
         """The pids in it, those of its children not included."""
         try:
@@ -91,6 +107,40 @@ class Cgroup:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):  # ENODEV: removed between open and write
                 raise
+
+    def freeze(self, *, deadline_seconds: float = 10.0) -> None:
+        """Stop everything in it and below, and wait until it is stopped (cgroup.freeze, Linux 5.2).
+
+        Raises TimeoutError when a process does not come to where it can be stopped, as in an uninterruptible wait;
+        everything goes on then.
+        """
+        self.write("cgroup.freeze", "1")
+        try:
+            self._await_frozen(frozen=1, deadline_seconds=deadline_seconds)
+        except BaseException:
+            self.write("cgroup.freeze", "0")
+            raise
+
+    def thaw(self, *, deadline_seconds: float = 10.0) -> None:
+        """Let everything in it and below go on; what is frozen on its own account, or from above, stays so."""
+        self.write("cgroup.freeze", "0")
+        self._await_frozen(frozen=0, deadline_seconds=deadline_seconds)
+
+    def is_frozen(self) -> bool:
+        """Whether it was told to freeze, itself or from above, and has."""
+        return self.fields("cgroup.events").get("frozen") == 1
+
+    def _await_frozen(self, *, frozen: int, deadline_seconds: float) -> None:
+        end = time.monotonic() + deadline_seconds
+        with open_path(self.path / "cgroup.events") as events:
+            poll = select.poll()
+            poll.register(events.fileno(), select.POLLPRI)  # the kernel wakes readers when a field changes
+            while f"frozen {frozen}".encode() not in os.pread(events.fileno(), 4096, 0).splitlines():
+                left = end - time.monotonic()
+                if left <= 0:
+                    what = "freeze" if frozen else "thaw"
+                    raise TimeoutError(errno.ETIMEDOUT, f"did not {what} within {deadline_seconds:g} s", str(self.path))
+                poll.poll(left * 1000)
 
     def remove(self, *, deadline_seconds: float = 5.0) -> None:
         """Remove it and all below; waits for the last process to be gone, which the kernel does on its own time.

@@ -1,4 +1,4 @@
-"""OCI resources as cgroup v2 files (pure), and applying them.
+"""Apply OCI resources to a cgroup: hand down controllers, write limits (``limits``), give the cgroup away where that is asked.
 
 A limit whose controller this node lacks is an error for whoever asked for it, never skipped: a
 container that believes in a limit it does not have is worse than one that does not start.
@@ -6,136 +6,148 @@ container that believes in a limit it does not have is worse than one that does 
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from kernel.cgroup import Cgroup
+from runtime.container.limits import Write, writes
 from runtime.errors import ControllerMissing, InvalidSpec
 from runtime.spec import schema
 
-DEFAULT_PERIOD = 100_000
-#: Of the tree's own files those that limit; cgroup.procs, say, would move processes.
-_OF_CGROUP = {"cgroup.max.depth", "cgroup.max.descendants"}
-
-
-def files(resources: schema.Resources) -> list[tuple[str, str]]:
-    """(file, value) in the order to write them; ``unified`` comes last and wins."""
-    return [
-        *_pids(resources.pids),
-        *_memory(resources.memory),
-        *_cpu(resources.cpu),
-        *_hugepages(resources.hugepage_limits),
-        *((name, value) for name, value in resources.unified.items()),
-    ]
-
-
-def weight_of(shares: int) -> int:
-    """cpu.weight for *shares*, on the curve that keeps 1024 at the kernel's default of 100.
-
-    The formula of opencontainers/cgroups#20, which runc 1.3.2 and crun of 2025-06 took up; the older
-    linear one made 1024 shares a weight of 39.
-    """
-    if shares <= 2:
-        return 1
-    if shares >= 262_144:
-        return 10_000
-    logarithm = math.log2(shares)
-    return math.ceil(10 ** ((logarithm**2 + 125 * logarithm) / 612 - 7 / 34))
+#: Files that a cgroup's owner may have, where the kernel does not list them (cgroups(7), Linux 4.15).
+DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
+DELEGATE_LIST = Path("/sys/kernel/cgroup/delegate")
+#: Controllers that work on threads, and so below a threaded cgroup.
+THREADED = frozenset({"cpu", "cpuset", "perf_event", "pids"})
 
 
 def apply(cgroup: Cgroup, tree: Path, resources: schema.Resources | None) -> None:
     """Write *resources* to *cgroup*, handing down the controllers from *tree* on.
 
-    Raises ControllerMissing naming the controller, or OSError naming file and value.
+    Controllers that nothing is asked of are handed down too where that is possible: they count.
+    Raises ControllerMissing naming field and controller, InvalidSpec, Unsupported, or OSError naming file and value.
     """
-    wanted = files(resources) if resources is not None else []
-    for controller in dict.fromkeys(name.partition(".")[0] for name, _ in wanted):
-        if controller != "cgroup":
-            _hand_down(cgroup, tree, controller)
-    for name, value in wanted:
-        if "/" in name or (name.startswith("cgroup.") and name not in _OF_CGROUP):
-            raise InvalidSpec(f"linux.resources.unified {name!r}: must be the name of a controller's file, without a path")
-        try:
-            cgroup.write(name, value)
-        except FileNotFoundError:
-            if name.endswith(".rsvd.max"):
-                continue
-            raise ControllerMissing(f"limit {name}={value}: this kernel's cgroup v2 has no {name}") from None
+    wanted = writes(resources) if resources is not None else []
+    if resources is not None and resources.memory is not None:
+        _check_usage(cgroup, resources.memory)
+    fields: dict[str, str] = {}
+    for write in wanted:
+        fields.setdefault(write.file.partition(".")[0], write.field)
+    fields.pop("cgroup", None)
+    _settle_type(cgroup, fields)
+    for controller, field in fields.items():
+        _hand_down(cgroup, tree, controller, field)
+    _hand_down_to_count(cgroup, tree)
+    for write in wanted:
+        _write(cgroup, write)
 
 
-def _hand_down(cgroup: Cgroup, tree: Path, controller: str) -> None:
+def _write(cgroup: Cgroup, write: Write) -> None:
+    try:
+        cgroup.write(write.file, write.value)
+    except FileNotFoundError:
+        if write.instead is None:
+            raise ControllerMissing(
+                f"linux.resources.{write.field}: {write.file}={write.value}: "
+                "no such file or directory: this kernel's cgroup v2 has no such limit"
+            ) from None
+        for other in write.instead:
+            _write(cgroup, other)
+    except OSError as error:
+        if not (write.is_attempt and error.errno == errno.EINVAL):
+            raise
+
+
+def _check_usage(cgroup: Cgroup, memory: schema.Memory) -> None:
+    """checkBeforeUpdate: refuse a limit that is used up already, which would end in the killing of processes."""
+    if not memory.check_before_update:
+        return
+    used = cgroup.number("memory.current")
+    if used is None:
+        return
+    swapped = cgroup.number("memory.swap.current") or 0
+    for field, limit, usage in (("limit", memory.limit, used), ("swap", memory.swap, used + swapped)):
+        if limit is not None and 0 < limit <= usage:
+            raise InvalidSpec(
+                f"linux.resources.memory.{field}: {limit} is not above what is used now, {usage} (checkBeforeUpdate)"
+            )
+
+
+def _settle_type(cgroup: Cgroup, controllers: Iterable[str]) -> None:
+    """Below a threaded cgroup a new one is invalid until it is threaded, too; what counts by process is not to be had there."""
+    if cgroup.kind() not in ("domain invalid", "threaded"):
+        return
+    for controller in controllers:
+        if controller not in THREADED:
+            raise ControllerMissing(f"limit of {controller}: {cgroup.path} lies below a threaded cgroup, where it cannot be had")
+    cgroup.write("cgroup.type", "threaded")
+
+
+def _hand_down(cgroup: Cgroup, tree: Path, controller: str, field: str) -> None:
     if controller not in Cgroup(tree).controllers():
         raise ControllerMissing(
-            f"limit of {controller}: the cgroup v2 tree at {tree} does not have the {controller} controller; "
+            f"linux.resources.{field}: the requested cgroup controller `{controller}` is not available: "
+            f"the cgroup v2 tree at {tree} does not have it; "
             "on a host that uses cgroup v1 controllers (hybrid), boot with systemd.unified_cgroup_hierarchy=1"
         )
-    for directory in reversed(cgroup.path.parents):
-        if directory == tree or tree in directory.parents:
-            try:
-                Cgroup(directory).enable([controller])
-            except OSError as error:
-                if error.errno == errno.EBUSY:
-                    raise ControllerMissing(
-                        f"limit of {controller}: {directory} has processes of its own, so it cannot hand controllers down"
-                    ) from error
-                raise
+    for directory in _above(cgroup, tree):
+        try:
+            directory.enable([controller])
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise ControllerMissing(
+                    f"linux.resources.{field}: {directory.path} has processes of its own, so it cannot hand {controller} down"
+                ) from error
+            raise
 
 
-def _pids(pids: schema.Pids | None) -> list[tuple[str, str]]:
-    if pids is None or pids.limit is None:
-        return []
-    return [("pids.max", "max" if pids.limit < 0 else str(pids.limit))]
+def _hand_down_to_count(cgroup: Cgroup, tree: Path) -> None:
+    """Hand down every other controller too, as far as it goes: without it there is no figure of what a container uses."""
+    rest = Cgroup(tree).controllers() - cgroup.controllers()
+    for controller in sorted(rest):
+        with contextlib.suppress(OSError):
+            for directory in _above(cgroup, tree):
+                directory.enable([controller])
 
 
-def _memory(memory: schema.Memory | None) -> list[tuple[str, str]]:
-    if memory is None:
-        return []
-    written = []
-    if memory.limit:
-        written.append(("memory.max", _amount(memory.limit)))
-    if memory.swap:
-        written.append(("memory.swap.max", _swap(memory)))
-    if memory.reservation:
-        written.append(("memory.low", _amount(memory.reservation)))
-    return written
+def _above(cgroup: Cgroup, tree: Path) -> list[Cgroup]:
+    """The cgroups above *cgroup*, from the top of the tree on."""
+    return [Cgroup(each) for each in reversed(cgroup.path.parents) if each == tree or tree in each.parents]
 
 
-def _swap(memory: schema.Memory) -> str:
-    """OCI counts memory and swap together, v2 swap alone."""
-    assert memory.swap is not None
-    if memory.swap < 0:
-        return "max"
-    if not memory.limit or memory.limit < 0:
-        raise InvalidSpec("linux.resources.memory.swap: a limit of swap needs a limit of memory")
-    if memory.swap < memory.limit:
-        raise InvalidSpec("linux.resources.memory.swap: must be at least memory.limit, which it includes")
-    return str(memory.swap - memory.limit)
+def delegate(cgroup: Cgroup, spec: schema.Spec) -> None:
+    """Give *cgroup* to the user that the container's process is on the host, if *spec* asks for what makes that right.
+
+    The rules are the specification's (config-linux.md, cgroup ownership): the container has a cgroup namespace of its
+    own and mounts /sys/fs/cgroup for writing.  Only the directory and the files that the kernel says are safe to give
+    away: with others the container could raise its own limits.
+    """
+    owner = owner_of(spec)
+    if owner is None:
+        return
+    try:
+        names: Iterable[str] = DELEGATE_LIST.read_text().split()
+    except FileNotFoundError:
+        names = DELEGATED
+    os.chown(cgroup.path, owner, -1)
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(cgroup.path / name, owner, -1)
 
 
-def _cpu(cpu: schema.Cpu | None) -> list[tuple[str, str]]:
-    if cpu is None:
-        return []
-    written = []
-    if cpu.shares:
-        written.append(("cpu.weight", str(weight_of(cpu.shares))))
-    if cpu.quota or cpu.period:
-        quota = "max" if not cpu.quota or cpu.quota < 0 else str(cpu.quota)
-        written.append(("cpu.max", f"{quota} {cpu.period or DEFAULT_PERIOD}"))
-    if cpu.burst is not None:
-        written.append(("cpu.max.burst", str(cpu.burst)))
-    if cpu.idle is not None:
-        written.append(("cpu.idle", str(cpu.idle)))
-    if cpu.cpus:
-        written.append(("cpuset.cpus", cpu.cpus))
-    if cpu.mems:
-        written.append(("cpuset.mems", cpu.mems))
-    return written
-
-
-def _hugepages(limits: list[schema.HugepageLimit]) -> list[tuple[str, str]]:
-    return [(f"hugetlb.{item.page_size}{kind}.max", str(item.limit)) for item in limits for kind in ("", ".rsvd")]
-
-
-def _amount(value: int) -> str:
-    return "max" if value < 0 else str(value)
+def owner_of(spec: schema.Spec) -> int | None:
+    """The host's uid that is to own the cgroup of *spec*; None when it is not to be given away."""
+    has_namespace = any(each.type == "cgroup" and not each.path for each in spec.linux.namespaces)
+    is_writable = any(os.path.normpath(each.destination) == "/sys/fs/cgroup" and "ro" not in each.options for each in spec.mounts)
+    if not has_namespace or not is_writable or spec.process is None:
+        return None
+    uid = spec.process.user.uid
+    if not any(each.type == "user" for each in spec.linux.namespaces):
+        return uid or None
+    for mapping in spec.linux.uid_mappings:
+        if mapping.container_id <= uid < mapping.container_id + mapping.size:
+            return mapping.host_id + uid - mapping.container_id
+    return None

@@ -88,6 +88,61 @@ def test_kill_ends_all_of_it_also_what_is_below(group: Cgroup) -> None:
     assert not group.exists()
 
 
+def ticks(process: subprocess.Popen[bytes]) -> int:
+    return int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+def test_what_is_frozen_stands_still_until_it_is_thawed(group: Cgroup) -> None:
+    process = started(group, "while true; do true; done")
+    assert not group.is_frozen()
+    group.freeze()
+    assert group.is_frozen()
+    before = ticks(process)
+    time.sleep(0.05)
+    assert ticks(process) == before
+    group.freeze()  # once more is no error
+    group.thaw()
+    assert not group.is_frozen()
+    wait.until(lambda: ticks(process) > before, 5, "the process to go on")
+    group.thaw()
+    group.freeze()
+    group.kill()  # a frozen process can be killed
+    assert process.wait(5) == -9
+
+
+def test_one_that_cannot_be_frozen_in_time_goes_on(group: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = started(group, "while true; do true; done")
+    monkeypatch.setattr(
+        Cgroup, "write", lambda self, file, value: None if value == "1" else Path(self.path, file).write_text(value)
+    )
+    with pytest.raises(TimeoutError, match=r"did not freeze within 0\.05 s: '.*/inner'"):
+        group.freeze(deadline_seconds=0.05)
+    monkeypatch.undo()
+    assert group.read("cgroup.freeze") == "0\n"
+    process.kill()
+    process.wait()
+
+
+def test_what_is_frozen_from_above_cannot_be_thawed_from_below(group: Cgroup) -> None:
+    above = Cgroup(group.path.parent)
+    above.freeze()
+    try:
+        assert group.is_frozen()
+        with pytest.raises(TimeoutError, match="did not thaw"):
+            group.thaw(deadline_seconds=0.05)
+    finally:
+        above.thaw()
+    assert not group.is_frozen()
+
+
+def test_its_kind_and_files_of_one_number(group: Cgroup) -> None:
+    assert group.kind() == "domain"
+    assert (group / "gone").kind() == ""
+    assert group.number("cgroup.freeze") == 0
+    assert group.number("cgroup.max.depth") is None  # "max"
+    assert group.number("nonesuch.current") is None
+
+
 def test_killing_and_removing_what_is_gone_is_no_error(group: Cgroup) -> None:
     gone = group / "gone"
     gone.kill()
