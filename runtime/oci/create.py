@@ -7,7 +7,7 @@ import fcntl
 import os
 
 from kernel.cgroup import Cgroup, find_tree
-from kernel.fd import Fd
+from kernel.fd import Fd, open_path
 from kernel.process import open_pidfd
 from kernel.program import Program
 from kernel.terminal import Terminal
@@ -17,6 +17,7 @@ from runtime.container.failure import describe_failure
 from runtime.container.seccomp import compile_filter
 from runtime.errors import InvalidArgument, InvalidSpec, StartFailed
 from runtime.oci import console, place
+from runtime.oci.around import late_hooks, run_create_hooks
 from runtime.oci.bundle import Bundle, load_bundle
 from runtime.oci.delete import destroy
 from runtime.oci.directory import ATTACH_POINT, CONFIG, Container, Record, make_container, start_time, write_whole
@@ -68,8 +69,9 @@ def create(request: Request, *, detached: bool = True) -> Created:
         launched = launch(program, _descriptors(prepared, cgroup), ends_in(container.path, program), preserved)
         undo.callback(launched.close)
         undo.callback(launched.end)
-        wait_for_creation(launched, program)
-        check_executable(launched.pid, process)
+        _wait_for_creation(launched, program, container, bundle.spec)
+        with open_path(f"/proc/{launched.pid}/root", os.O_PATH | os.O_DIRECTORY) as inside:
+            check_executable(inside, process)
         container.record.pid, container.record.start_time = launched.pid, start_time(launched.pid)
         container.save()
         if detached:
@@ -103,9 +105,16 @@ class Created:
         self.container.close()
 
 
-def wait_for_creation(launched: Launch, program: Program) -> None:
-    """Wait until the new process is a container.  Raises StartFailed, naming the step that failed."""
+def _wait_for_creation(launched: Launch, program: Program, container: Container, spec: schema.Spec) -> None:
+    """Wait until the new process is a container, and do meanwhile what is done from outside.
+
+    Raises StartFailed naming the step that failed, or HookFailed.
+    """
     said = launched.hear()
+    if said == "h":
+        run_create_hooks(container, spec, launched.pid)
+        launched.go_on()
+        said = launched.hear()
     if said != "c":
         progress = launched.progress()
         failed = progress.at if progress.failed is None else progress.failed
@@ -161,6 +170,8 @@ def _record(request: Request, bundle: Bundle) -> Record:
         created=timestamp(),
         annotations=bundle.spec.annotations,
         owner=os.getuid(),
+        shares_processes=not any(each.type == "pid" and not each.path for each in bundle.spec.linux.namespaces),
+        late_hooks=late_hooks(bundle.spec.hooks),
     )
 
 

@@ -9,6 +9,7 @@ import time
 from kernel.fd import Fd
 from kernel.process import reap_ended, send_signal
 from runtime.errors import ContainerNotFound, TimedOut, WrongState
+from runtime.oci.around import run_poststop_hooks
 from runtime.oci.directory import CREATED, STOPPED, Container
 from runtime.oci.flags import SWITCH
 from runtime.oci.request import Request
@@ -27,19 +28,25 @@ def run(request: Request) -> int:
             status = container.status()
             if status not in (STOPPED, CREATED) and not force:
                 raise WrongState(f"cannot delete container {container.id} that is not stopped: {status}")
-            destroy(container)
+            for warning in destroy(container):
+                request.log.warning(warning)
     except ContainerNotFound:
         if not force:
             raise
     return 0
 
 
-def destroy(container: Container) -> None:
-    """End what lives in *container*, give back its cgroup, and forget it.  Raises TimedOut, or OSError."""
+def destroy(container: Container) -> list[str]:
+    """End what lives in *container*, give back its cgroup, run its poststop hooks, and forget it.
+
+    Returns what hooks that failed said.  Raises TimedOut, or OSError.
+    """
     kill_all(container)
     if container.cgroup is not None:
         container.cgroup.remove(deadline_seconds=PATIENCE_SECONDS)
+    warnings = run_poststop_hooks(container) if "poststop" in container.record.late_hooks else []
     container.remove()
+    return warnings
 
 
 def kill_all(container: Container) -> None:

@@ -49,9 +49,10 @@ class Record(msgspec.Struct, omit_defaults=True):
     tree: str = ""
     annotations: dict[str, str] = {}
     owner: int = 0
-    steps: int = 0
-    """Of its program: the report's length."""
-    preserved: int = 0
+    shares_processes: bool = False
+    """Its pid namespace is not its own: the end of its first process ends no other."""
+    late_hooks: list[str] = []
+    """Which kinds of hooks there are after create; the hooks themselves are in config.json."""
     extra: dict[str, str] = {}
     """What one part keeps for another, by its name: a resctrl group, say."""
 
@@ -135,6 +136,17 @@ class Container:
             "annotations": self.record.annotations,
             "owner": "",
         }
+
+    def hook_state(self) -> schema.State:
+        """What hooks are told."""
+        return schema.State(
+            oci_version=self.record.oci_version,
+            id=self.id,
+            status="",
+            pid=self.record.pid,
+            bundle=self.record.bundle,
+            annotations=self.record.annotations,
+        )
 
     def remove(self) -> None:
         """Forget it: the directory goes, the name is free when this returns."""

@@ -1,7 +1,4 @@
-"""Can the container's program be executed?  Asked before ``create`` returns, because its caller expects to hear it there.
-
-Looked at through /proc/PID/root, which is the container's own tree, with openat2: nothing of it leads out.
-"""
+"""Can the container's program be executed?  Asked before ``create`` returns, because its caller expects to hear it there."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import errno
 import os
 import stat
 
-from kernel.fd import Fd, open_path
+from kernel.fd import Fd
 from kernel.resolve import open_in_root
 from runtime.container.process import DEFAULT_PATH
 from runtime.errors import StartFailed
@@ -18,22 +15,21 @@ from runtime.spec import schema
 _OVERRIDE = "CAP_DAC_OVERRIDE"
 
 
-def check_executable(pid: int, process: schema.Process) -> None:
-    """Raise StartFailed, in runc's words, unless process *pid* would find its program and may execute it."""
+def check_executable(root: Fd, process: schema.Process) -> None:
+    """Raise StartFailed, in runc's words, unless *process* would find its program in *root* and may execute it."""
     name = process.args[0]
-    with open_path(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY) as root:
-        if "/" in name:
-            reason = _refusal(root, os.path.join(process.cwd, name), process)
-            if reason:
-                raise StartFailed(f'exec: "{name}": {_words(name, reason)}')
+    if "/" in name:
+        reason = _refusal(root, os.path.join(process.cwd, name), process)
+        if reason:
+            raise StartFailed(f'exec: "{name}": {_words(name, reason)}')
+        return
+    path = next((entry[5:] for entry in process.env if entry.startswith("PATH=")), DEFAULT_PATH)
+    refused = 0
+    for directory in path.split(":"):
+        reason = _refusal(root, os.path.join(process.cwd, directory, name), process)
+        if not reason:
             return
-        path = next((entry[5:] for entry in process.env if entry.startswith("PATH=")), DEFAULT_PATH)
-        refused = 0
-        for directory in path.split(":"):
-            reason = _refusal(root, os.path.join(process.cwd, directory, name), process)
-            if not reason:
-                return
-            refused = reason if reason == errno.EACCES else refused
+        refused = reason if reason == errno.EACCES else refused
     if refused:
         raise StartFailed(f'exec: "{name}": {_words(name, refused)}')
     raise StartFailed(f'exec: "{name}": executable file not found in $PATH')

@@ -18,7 +18,7 @@ def run(request: Request) -> int:
     request.check_count(1, 2)
     number = parse_signal(request.arguments[1] if len(request.arguments) > 1 else "SIGTERM")
     with request.container(lock=False) as container:
-        if request.flags.switch("all"):
+        if request.flags.switch("all") or (number == signal.SIGKILL and container.record.shares_processes):
             _send_to_all(container, number)
         else:
             _send(container, number)
@@ -53,7 +53,7 @@ def _send(container: Container, number: int) -> None:
 def _send_to_all(container: Container, number: int) -> None:
     """To all of the cgroup: what is there may have outlived the first process, if that had no pid namespace of its own."""
     cgroup = container.cgroup
-    if cgroup is None:
+    if cgroup is None or not cgroup.exists():
         _send(container, number)
         return
     if number == signal.SIGKILL:

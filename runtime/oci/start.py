@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
+from collections.abc import Iterator
 
 from kernel.fd import Fd, open_path
 from kernel.report import read_progress
-from runtime.errors import StartFailed, WrongState
+from runtime.errors import HookFailed, StartFailed, WrongState
+from runtime.oci.around import run_poststart_hooks, run_poststop_hooks, run_start_hooks
+from runtime.oci.delete import kill_all
 from runtime.oci.directory import CREATED, READY, REPORT, START, STOPPED, Container
 from runtime.oci.launch import GO
 from runtime.oci.request import Request
@@ -30,7 +34,35 @@ def run(request: Request) -> int:
 
 
 def start(container: Container) -> None:
-    """Release the init and wait until it has become the program.  Raises StartFailed when that cannot be executed."""
+    """Release the init, wait until it has become the program, and run the hooks around that.
+
+    Raises StartFailed when the program cannot be executed, HookFailed when a hook fails: the container has stopped then.
+    """
+    hooks = container.record.late_hooks
+    if "startContainer" in hooks:
+        with _stopped_by_failure(container):
+            run_start_hooks(container)
+    _release(container)
+    if "poststart" in hooks:
+        with _stopped_by_failure(container):
+            run_poststart_hooks(container)
+
+
+@contextlib.contextmanager
+def _stopped_by_failure(container: Container) -> Iterator[None]:
+    """When a hook fails: end the container, and run what hooks there are for that, once."""
+    try:
+        yield
+    except HookFailed:
+        kill_all(container)
+        if "poststop" in container.record.late_hooks:
+            run_poststop_hooks(container)
+            container.record.late_hooks.remove("poststop")
+            container.save()
+        raise
+
+
+def _release(container: Container) -> None:
     with open_path(container.path / READY, os.O_RDONLY | os.O_NONBLOCK) as ready:
         try:
             with open_path(container.path / START, os.O_WRONLY | os.O_NONBLOCK) as waiting:

@@ -1,0 +1,75 @@
+"""What is done around a container's life by others: its hooks.  ``runtime/container/hooks.py`` runs them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kernel.process import open_pidfd
+from runtime.spec import schema
+
+if TYPE_CHECKING:
+    from runtime.oci.directory import Container
+
+
+def runs_in_create(spec: schema.Spec) -> bool:
+    """Whether something is to be done from outside while the container is made."""
+    hooks = spec.hooks
+    return bool(
+        hooks.prestart or hooks.create_runtime or hooks.create_container or spec.linux.net_devices or spec.linux.intel_rdt
+    )
+
+
+def late_hooks(hooks: schema.Hooks) -> list[str]:
+    """The kinds of hooks, as the document spells them, that there are after create."""
+    kinds = {"startContainer": hooks.start_container, "poststart": hooks.poststart, "poststop": hooks.poststop}
+    return [kind for kind, found in kinds.items() if found]
+
+
+def run_create_hooks(container: Container, spec: schema.Spec, pid: int) -> None:
+    """Before the pivot: prestart and createRuntime hooks here, createContainer hooks in the namespaces of *pid*.
+
+    Raises HookFailed.
+    """
+    from runtime.container import hooks
+
+    state = container.hook_state()
+    state.pid = pid
+    hooks.run("prestart", spec.hooks.prestart, state)
+    hooks.run("createRuntime", spec.hooks.create_runtime, state)
+    if spec.hooks.create_container:
+        with open_pidfd(pid) as init:
+            hooks.run_in_namespaces("createContainer", spec.hooks.create_container, state, init)
+
+
+def run_start_hooks(container: Container) -> None:
+    """startContainer: in the container, as its user, before its program.  Raises HookFailed."""
+    from runtime.container import hooks
+    from runtime.oci.create import compile_seccomp
+
+    spec = container.spec()
+    cgroup = container.cgroup
+    opened = None if cgroup is None else cgroup.open()
+    with container.open_init() as init:
+        hooks.run_in_container(
+            "startContainer",
+            spec.hooks.start_container,
+            container.hook_state(),
+            init,
+            spec.process or schema.Process(),
+            compile_seccomp(spec),
+            opened,
+        )
+
+
+def run_poststart_hooks(container: Container) -> None:
+    """poststart: here, after the program was executed.  Raises HookFailed."""
+    from runtime.container import hooks
+
+    hooks.run("poststart", container.spec().hooks.poststart, container.hook_state())
+
+
+def run_poststop_hooks(container: Container) -> list[str]:
+    """poststop: here, after the end; returns what failed."""
+    from runtime.container import hooks
+
+    return hooks.run_every("poststop", container.spec().hooks.poststop, container.hook_state())

@@ -1,0 +1,234 @@
+"""``exec``: a further process in a running container."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from kernel.capability import last_capability
+from kernel.cgroup import Cgroup
+from kernel.fd import Fd, open_path
+from kernel.process import adopt_orphans, open_pidfd
+from kernel.terminal import Terminal, find_devpts, open_terminal
+from runtime.container import hooks, join
+from runtime.container.descriptors import Descriptor
+from runtime.container.failure import describe_failure
+from runtime.container.process import execute as execute_program
+from runtime.errors import ContainerNotRunning, InvalidArgument, KerneletError, StartFailed, WrongState
+from runtime.oci import console
+from runtime.oci.console import Relay
+from runtime.oci.create import compile_seccomp, take_preserved, write_pid_files
+from runtime.oci.directory import CREATED, PAUSED, RUNNING, Container
+from runtime.oci.executable import check_executable
+from runtime.oci.flags import LIST, SWITCH, TEXT, Parsed
+from runtime.oci.home import with_home
+from runtime.oci.launch import launch, private_ends
+from runtime.oci.request import Request
+from runtime.oci.wait import Waiting
+from runtime.spec import schema
+from runtime.spec.load import MAX_ID, SIZE_LIMIT_BYTES, check_process, load_process
+
+FLAGS = {
+    "console-socket": TEXT,
+    "cwd": TEXT,
+    "env e": LIST,
+    "tty t": SWITCH,
+    "user u": TEXT,
+    "additional-gids g": LIST,
+    "process p": TEXT,
+    "detach d": SWITCH,
+    "pid-file": TEXT,
+    "pidfd-socket": TEXT,
+    "process-label": TEXT,
+    "apparmor": TEXT,
+    "no-new-privs": SWITCH,
+    "cap c": LIST,
+    "preserve-fds": TEXT,
+    "cgroup": LIST,
+    "ignore-paused": SWITCH,
+    "no-subreaper": SWITCH,
+}
+USAGE = "[--tty] [--detach] [--cwd DIR] [--env NAME=VALUE] [--user UID[:GID]] ID COMMAND [ARGUMENT...] | --process FILE ID"
+#: What exec itself answers when the process could not be started: no exit code of the process's.
+FAILED = 255
+
+
+def run(request: Request) -> int:
+    try:
+        return execute(request)
+    except (KerneletError, OSError) as error:
+        from runtime.oci.__main__ import describe
+
+        request.log.error(f"exec failed: {describe(error)}")
+        return FAILED
+
+
+def execute(request: Request) -> int:
+    """Start the process, and unless detached wait for it; its exit code."""
+    preserved = take_preserved(request)
+    detached = request.flags.switch("detach")
+    with request.container(lock=False) as container, contextlib.ExitStack() as opened:
+        _check_status(container, ignore_paused=request.flags.switch("ignore-paused"))
+        spec = container.spec()
+        init = opened.enter_context(_open_init(container))
+        root = opened.enter_context(open_path(f"/proc/{container.record.pid}/root", os.O_PATH | os.O_DIRECTORY))
+        process = process_of(request, spec, root)
+        console.check_request(request, process, detached=detached)
+        check_executable(root, process)
+        terminal = _open_terminal(process, root, opened)
+        waiting = None if detached else opened.enter_context(Waiting())
+        if detached:
+            console.hand_over(request, terminal)
+        elif not request.flags.switch("no-subreaper"):
+            adopt_orphans()
+        files = {join.CONTAINER: init}
+        cgroup = _find_cgroup(request, container)
+        if cgroup is not None:
+            files[Descriptor.CGROUP] = cgroup
+        if terminal is not None:
+            files |= dict.fromkeys((Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR), terminal.slave)
+        pid = _start(container, spec, process, files, preserved)
+        write_pid_files(request, pid)
+        if waiting is None:
+            return 0
+        with open_pidfd(pid) as pidfd, Relay(terminal) as relay:
+            if terminal is not None:
+                terminal.close()
+            return waiting.wait(pid, pidfd, relay)
+
+
+def process_of(request: Request, spec: schema.Spec, root: Fd) -> schema.Process:
+    """What is asked for: the process of --process, or that of config.json with the command and what other flags say."""
+    flags = request.flags
+    if flags.has("process"):
+        request.check_count(1)
+        with open_path(flags.text("process")) as file:
+            process = load_process(os.read(file.fileno(), SIZE_LIMIT_BYTES + 1))
+        return with_home(process, root)
+    if len(request.arguments) < 2:
+        raise InvalidArgument("process args cannot be empty")
+    process = msgspec.structs.replace(spec.process or schema.Process(), args=request.arguments[1:], terminal=flags.switch("tty"))
+    process.env = [*process.env, *flags.texts("env")]
+    process.cwd = flags.text("cwd") or process.cwd
+    process.apparmor_profile = flags.text("apparmor") or process.apparmor_profile
+    process.selinux_label = flags.text("process-label") or process.selinux_label
+    if flags.has("no-new-privs"):
+        process.no_new_privileges = flags.switch("no-new-privs")
+    _change_user(process, flags)
+    _add_capabilities(process, flags.texts("cap"))
+    check_process(process)
+    return with_home(process, root)
+
+
+def parse_user(text: str) -> tuple[int, int | None]:
+    """The numbers of "UID" or "UID:GID".
+
+    Raises InvalidArgument for anything else: what is no number must not become another one, least of all 0 (CVE-2026-30892).
+    """
+    user, colon, group = text.partition(":")
+    return _parse_id(user, text), _parse_id(group, text) if colon else None
+
+
+def _parse_id(text: str, whole: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MAX_ID):
+        raise InvalidArgument(f"--user {whole!r}: must be UID or UID:GID, numbers from 0 to {MAX_ID}")
+    return int(text)
+
+
+def _change_user(process: schema.Process, flags: Parsed) -> None:
+    user = msgspec.structs.replace(process.user)
+    if flags.has("user"):
+        user.uid, group = parse_user(flags.text("user"))
+        user.gid = user.gid if group is None else group
+    added = [_parse_id(text, text) for text in flags.texts("additional-gids")]
+    user.additional_gids = [*user.additional_gids, *added]
+    process.user = user
+
+
+def _add_capabilities(process: schema.Process, names: list[str]) -> None:
+    """Add to what the process may do; not to what it hands on (CVE-2022-29162)."""
+    if names:
+        sets = msgspec.structs.replace(process.capabilities or schema.Capabilities())
+        sets.bounding, sets.effective, sets.permitted = (
+            [*known, *names] for known in (sets.bounding, sets.effective, sets.permitted)
+        )
+        process.capabilities = sets
+
+
+def _check_status(container: Container, *, ignore_paused: bool) -> None:
+    status = container.status()
+    if status == PAUSED and not ignore_paused:
+        raise WrongState("cannot exec in a paused container (use --ignore-paused to override)")
+    if status not in (RUNNING, CREATED, PAUSED):
+        raise ContainerNotRunning(f"cannot exec in a {status} container")
+
+
+def _open_init(container: Container) -> Fd:
+    try:
+        return container.open_init()
+    except ProcessLookupError:
+        raise ContainerNotRunning("cannot exec in a stopped container") from None
+
+
+def _open_terminal(process: schema.Process, root: Fd, opened: contextlib.ExitStack) -> Terminal | None:
+    if not process.terminal:
+        return None
+    with find_devpts(root) as devpts:
+        terminal = open_terminal(devpts)
+    opened.callback(terminal.close)
+    console.size_terminal(terminal, process)
+    return terminal
+
+
+def _find_cgroup(request: Request, container: Container) -> Fd | None:
+    """The container's cgroup, or the one below it that --cgroup names; where the init is, when that is elsewhere below."""
+    cgroup = container.cgroup
+    if cgroup is None:
+        return None
+    if request.flags.has("cgroup"):
+        below = os.path.normpath("/" + request.flags.texts("cgroup")[-1])
+        return open_cgroup(Cgroup(Path(f"{cgroup.path}{below}")), f"--cgroup {below}")
+    if cgroup.read("cgroup.subtree_control").split():
+        cgroup = _cgroup_of_init(container) or cgroup
+    return open_cgroup(cgroup, "exec")
+
+
+def open_cgroup(cgroup: Cgroup, what: str) -> Fd:
+    """The directory of *cgroup*, for *what*; raises InvalidArgument when there is none."""
+    try:
+        return cgroup.open()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InvalidArgument(f"{what}: there is no cgroup {cgroup.path}") from None
+
+
+def _cgroup_of_init(container: Container) -> Cgroup | None:
+    """Where the init has moved to below its first cgroup, which takes no processes since it hands controllers on."""
+    lines = Path(f"/proc/{container.record.pid}/cgroup").read_text().splitlines()
+    path = next((line[3:] for line in lines if line.startswith("0::/")), "")
+    found = Path(container.record.tree + path)
+    return Cgroup(found) if Path(container.record.cgroup) in found.parents else None
+
+
+def _start(container: Container, spec: schema.Spec, process: schema.Process, files: dict[int, Fd], preserved: list[Fd]) -> int:
+    """Start *process* with *files*, wait until it has become its program, and return its pid.  Raises StartFailed."""
+    program = join.enter(
+        f"exec in {container.id}",
+        process,
+        hooks.kinds_of(container.record.pid),
+        last_capability(),
+        compile_seccomp(spec),
+        in_cgroup=Descriptor.CGROUP in files,
+        has_reaper=False,
+    )
+    execute_program(program, process)
+    with launch(program, files, private_ends(program), preserved) as launched:
+        launched.hear()
+        progress = launched.progress()
+        if progress.failed is not None or not progress.pid:
+            launched.end()
+            failed = progress.at if progress.failed is None else progress.failed
+            raise StartFailed(describe_failure(program, failed, progress.errno))
+        return progress.pid
