@@ -24,6 +24,7 @@ COMMANDS = {
     "ps": Command("cri.command.show", "list containers"),
     "logs": Command("cri.command.logs", "print what a container wrote"),
     "exec": Command("cri.command.act", "run a command in a container"),
+    "plan": Command("cri.command.plan", "show the system calls that would make a container of a bundle"),
     "explain": Command("cri.command.explain", "show the system calls that made a container, with their times"),
     "stop": Command("cri.command.act", "stop containers or pods"),
     "rm": Command("cri.command.act", "remove containers or pods"),

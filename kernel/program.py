@@ -107,7 +107,7 @@ class Step(NamedTuple):
     hint: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.call}({', '.join(map(_describe, self.arguments))})"
+        text = f"{self.call}({', '.join(map(describe_argument, self.arguments))})"
         return f"{self.store} = {text}" if self.store else text
 
 
@@ -206,7 +206,8 @@ def _number(call: str) -> int:
     return int(getattr(lib, f"SYS_{call}"))
 
 
-def _describe(argument: Argument) -> str:
+def describe_argument(argument: Argument) -> str:
+    """*argument* as it was given."""
     match argument:
         case Slot(name):
             return name
