@@ -49,7 +49,11 @@ def main(words: list[str] | None = None) -> int:
         return perform(given, log)
     except (KerneletError, OSError) as error:
         log.error(describe(error))
-        return 1
+    except Exception as error:  # whoever started us reads the log, not a traceback
+        log.error(f"a fault of kernelet-oci itself: {type(error).__name__}: {error}; --debug shows where")
+        if log.shows_debug:
+            raise
+    return 1
 
 
 def perform(given: Parsed, log: Log) -> int:

@@ -14,25 +14,25 @@ class Log:
     """Where errors and warnings go.  *path* may be empty; *form* is "json" or "text"."""
 
     def __init__(self, path: str = "", form: str = "text", *, debug: bool = False) -> None:
-        self._path, self._form, self._debug = path, form, debug
+        self._path, self._form, self.shows_debug = path, form, debug
 
     def error(self, message: str) -> None:
         """Say why a command failed."""
         self._write("error", message)
-        sys.stderr.write(f"kernelet-oci: {message}\n")
+        sys.stderr.write(f"{message}\n")
 
     def warning(self, message: str) -> None:
         """Say what was not as it should be."""
         self._write("warning", message)
         if not self._path:
-            sys.stderr.write(f"kernelet-oci: warning: {message}\n")
+            sys.stderr.write(f"warning: {message}\n")
 
     def debug(self, message: str) -> None:
         """Say what is done, for who asked with --debug."""
-        if self._debug:
+        if self.shows_debug:
             self._write("debug", message)
             if not self._path:
-                sys.stderr.write(f"kernelet-oci: {message}\n")
+                sys.stderr.write(f"{message}\n")
 
     def _write(self, level: str, message: str) -> None:
         if not self._path:
