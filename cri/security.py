@@ -17,7 +17,7 @@ from cri.api import api_pb2 as api
 from kernel.capability import CAPABILITIES
 from runtime.errors import InvalidArgument, Unsupported
 from runtime.spec import defaults, schema
-from runtime.spec.load import MAX_ID
+from runtime.spec.checks import MAX_ID
 
 _LABEL_PART = re.compile(r"[A-Za-z0-9_.-]*")
 _LEVEL = re.compile(r"(s\d+(-s\d+)?(:c\d+([.,]c\d+)*(-s\d+:c\d+([.,]c\d+)*)?)?)?")

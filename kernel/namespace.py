@@ -11,6 +11,8 @@ cannot make or enter a user namespace at all.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -66,6 +68,36 @@ def identity(namespace: Fd | Path) -> int:
     return os.fstat(namespace.fileno()).st_ino if isinstance(namespace, Fd) else namespace.stat().st_ino
 
 
+def is_namespace(file: Fd) -> bool:
+    """Whether the file, open with O_PATH or not, is a namespace."""
+    return bool(check(lib.linux_statfs_type(file.fileno()), "fstatfs") == lib.NSFS_MAGIC)
+
+
+def kind_of(namespace: Fd) -> Kind:
+    """Which kind of namespace this is (ioctl_ns(2)); raises OSError (ENOTTY) for a file that is none."""
+    flag = fcntl.ioctl(namespace.fileno(), lib.NS_GET_NSTYPE)
+    return next(kind for kind, known in FLAGS.items() if known == flag)
+
+
+def owner_of(namespace: Fd) -> Fd | None:
+    """The user namespace that owns *namespace*; None when that is none of ours nor below it."""
+    return _related(namespace, lib.NS_GET_USERNS)
+
+
+def parent_of(namespace: Fd) -> Fd | None:
+    """The user or pid namespace above this one; None when that is above the caller's own."""
+    return _related(namespace, lib.NS_GET_PARENT)
+
+
+def _related(namespace: Fd, request: int) -> Fd | None:
+    try:
+        return Fd(fcntl.ioctl(namespace.fileno(), request))
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            return None
+        raise
+
+
 def pin(kind: Kind, target: Path) -> None:
     """Keep the calling thread's namespace of *kind* alive under *target*, which is made; unmounting it lets go.
 
@@ -83,7 +115,7 @@ def is_pin(path: Path) -> bool:
     """Whether *path* is a namespace kept alive, rather than a file, or nothing."""
     try:
         with open_path(path, os.O_PATH | os.O_NOFOLLOW) as file:
-            return bool(check(lib.linux_statfs_type(file.fileno()), "fstatfs", path) == lib.NSFS_MAGIC)
+            return is_namespace(file)
     except FileNotFoundError:
         return False
 

@@ -13,17 +13,15 @@ from typing import Literal, NamedTuple
 
 from kernel import process
 from kernel.errors import failure
-from kernel.fd import Fd, memory, open_path, pipe
+from kernel.fd import Fd, open_path, pipe
 from kernel.namespace import open_namespace
-from kernel.program import PROGRAM_FD, REPORT_FD, Buffer, Flags, Program, runner_image
-from kernel.report import Report
+from kernel.program import Buffer, Flags, Program
+from kernel.spawn import spawn
 
 MapKind = Literal["uid", "gid"]
 
 #: Descriptors of the process inside: on one it says that it is there, on the other it waits until it is not needed.
 _SAYS, _WAITS = 5, 6
-#: Above all numbers of the process inside, so that no dup2 of the spawn overwrites another.
-_ABOVE = 16
 
 
 class IdRange(NamedTuple):
@@ -41,14 +39,11 @@ def new_user_namespace(write_maps: Callable[[int], None]) -> Fd:
     raised.  Raises OSError (ENOSPC) above /proc/sys/user/max_user_namespaces or 32 levels, EPERM where making
     one is forbidden.
     """
-    program = _inside()
-    report = Report(len(program.all_steps))
     ready, says = pipe()
     waits, hold = pipe()
-    files = {REPORT_FD: report.memory, _SAYS: says, _WAITS: waits}
-    with report.memory, ready, hold:
+    with ready, hold:
         with says, waits:
-            pid = _spawn(program, files)
+            pid, report = spawn(_inside(), "kernelet-userns", {_SAYS: says, _WAITS: waits})
         try:
             if not os.read(ready.fileno(), 1):
                 raise failure(report.read().errno, "unshare", "user namespace")
@@ -57,6 +52,7 @@ def new_user_namespace(write_maps: Callable[[int], None]) -> Fd:
         finally:
             hold.close()  # it ends by itself, as it would if this process died
             process.reap(pid)
+            report.memory.close()
 
 
 def _inside() -> Program:
@@ -66,18 +62,6 @@ def _inside() -> Program:
     steps.call("close", _SAYS, why="nothing more will be said")
     steps.call("read", _WAITS, Buffer("end", 8), 8, why="stay until somebody else holds the namespace")
     return steps
-
-
-def _spawn(program: Program, files: dict[int, Fd]) -> int:
-    with memory("kernelet-runner", runner_image()) as image, memory("program", program.pack()) as code:
-        lifted = {number: file.duplicate(_ABOVE) for number, file in {**files, PROGRAM_FD: code}.items()}
-        try:
-            with image.duplicate(_ABOVE) as runner:
-                numbers = {number: file.fileno() for number, file in lifted.items()}
-                return process.spawn(runner.fileno(), "kernelet-userns", numbers)
-        finally:
-            for file in lifted.values():
-                file.close()
 
 
 def write_map(pid: int, kind: MapKind, ranges: Iterable[IdRange]) -> None:

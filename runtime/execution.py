@@ -14,11 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from kernel.capability import last_capability
+from kernel.capability import last_capability, sets_of
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd, memory
 from kernel.process import open_pidfd
-from runtime.container import join
+from kernel.procfs import open_procfs
+from runtime.container import filter, join
 from runtime.container.complete import with_home, with_open_files
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import command_failure, describe_failure
@@ -126,15 +127,16 @@ def _launch(
     process = _process_of(container, arguments)
     seccomp = container.config.spec.linux.seccomp
     code = compile_filter(seccomp) if seccomp else None
-    with _pidfd_of(container) as pidfd, cgroup:
-        program = join.program(f"exec in {container.config.name}", process, KINDS, last_capability(), code, in_cgroup=True)
+    with _pidfd_of(container) as pidfd, cgroup, open_procfs() as procfs:
+        entrance = join.Entrance(KINDS, last_capability(), grantable=sets_of().permitted)
+        program = join.program(f"exec in {container.config.name}", process, entrance, filter.of(seccomp, code))
         launched, report = context.monitor.launch(
             process_id,
             "exec",
             program,
             run_dir=run_dir,
             name="kernelet:exec",
-            descriptors={join.CONTAINER: pidfd, Descriptor.CGROUP: cgroup},
+            descriptors={join.CONTAINER: pidfd, join.PROCFS: procfs, Descriptor.CGROUP: cgroup},
             sinks=sinks,
             output="capture",
             limit=OUTPUT_LIMIT,

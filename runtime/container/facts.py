@@ -18,11 +18,23 @@ class OpenedMount:
 
 
 @dataclass(frozen=True, slots=True)
+class LateMount:
+    """A bind mount of something inside the root that other mounts of the spec lie on: it is opened when those are there."""
+
+    source: str
+    is_directory: bool
+    namespace: int | None = None
+    """Descriptor of the user namespace through which the owners of its files are seen."""
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     """A namespace to enter, by descriptor.  *kind* is the constant's name: CLONE_NEWNET."""
 
     kind: str
     descriptor: int
+    is_outside: bool = False
+    """It does not belong to the container's user namespace, so whoever enters it does so before that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +47,27 @@ class Facts:
     joins: tuple[Join, ...] = ()
     opened: tuple[tuple[int, OpenedMount], ...] = ()
     """By index into the spec's mounts: what was opened beforehand (binds, and devpts when there is a terminal)."""
+    late: tuple[tuple[int, LateMount], ...] = ()
+    """By index into the spec's mounts: what is bound from inside the root."""
     missing: tuple[tuple[int, tuple[str, ...]], ...] = ()
     """By index into the spec's mounts: directories to make first, on a file system that init itself mounts."""
-    masked: tuple[tuple[str, bool], ...] = ()
-    """Paths to hide, and whether each is a directory; absent ones are left out."""
+    modes: tuple[tuple[int, int], ...] = ()
+    """By index into the spec's mounts: the permissions of what a tmpfs covers, which become its own."""
+    masked: tuple[tuple[str, bool | None], ...] = ()
+    """Paths to hide, and whether each is a directory (None: that is seen when it is there); absent ones are left out."""
+    devices: tuple[tuple[str, int | None], ...] = ()
+    """Devices that were seen to: None for one that is in its place, or the descriptor of a detached mount of it."""
     null_device: int | None = None
     """Descriptor of a detached mount of the host's /dev/null: what a masked file becomes."""
     console: int | None = None
     """Descriptor of a detached mount of the terminal, for /dev/console."""
+    readonly_root: bool = False
+    context: str = ""
+    """The SELinux label of new file systems; empty where the kernel has no SELinux."""
+    pivots: bool = True
+    """The root is swapped; else it is moved over the old one, for a root file system that cannot be pivoted from."""
+    hidden: tuple[str, ...] = ()
+    """Without a pivot: where the node's procfs and sysfs are, which must not lie open below (as runc's msMoveRoot)."""
     in_cgroup: bool = True
     has_reaper: bool = True
     """The runner's parent half stays behind as the reaper; otherwise the new process is the child of who started the runner."""
@@ -54,3 +79,9 @@ class Facts:
     """Descriptor of a procfs of our own, in no mount table, through which the program writes what it has to."""
     preserved: int = 0
     """How many descriptors from 3 on the caller hands to the container; they stand at FIRST_PRESERVED meanwhile."""
+    keyring: str | None = ""
+    """The name of the session keyring; none for a nameless new one, None to keep the caller's."""
+    grantable: int = ~0
+    """The capabilities (bits) that can be given to a container here; what else the spec lists is left out."""
+    raised_limits: tuple[str, ...] = ()
+    """Limits of the spec that are above the launcher's, which a user namespace has no right to raise."""

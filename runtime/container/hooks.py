@@ -26,16 +26,16 @@ from dataclasses import dataclass
 
 import msgspec
 
-from kernel import namespace
-from kernel.capability import last_capability
 from kernel.fd import Fd, memory, open_path, pipe
 from kernel.process import open_pidfd, send_signal
 from kernel.program import Flags, Program, Vector, Words
 from kernel.report import Report
 from kernel.spawn import spawn
-from runtime.container import join
+from runtime.container import entrance, join
 from runtime.container.descriptors import Descriptor
+from runtime.container.entrance import kinds_of
 from runtime.container.failure import describe_failure
+from runtime.container.filter import SystemCallFilter
 from runtime.container.process import LAST
 from runtime.errors import HookFailed
 from runtime.spec import schema
@@ -56,17 +56,6 @@ STATUS = {
 OUTPUT_LIMIT = 4096
 #: crun's annotations that name files to append a hook's output to.
 ANNOTATIONS = {Descriptor.STDOUT: "run.oci.hooks.stdout", Descriptor.STDERR: "run.oci.hooks.stderr"}
-
-_NAMESPACES: tuple[tuple[namespace.Kind, str], ...] = (
-    ("mnt", "CLONE_NEWNS"),
-    ("net", "CLONE_NEWNET"),
-    ("ipc", "CLONE_NEWIPC"),
-    ("uts", "CLONE_NEWUTS"),
-    ("pid", "CLONE_NEWPID"),
-    ("cgroup", "CLONE_NEWCGROUP"),
-    ("time", "CLONE_NEWTIME"),
-    ("user", "CLONE_NEWUSER"),
-)
 
 
 def run(kind: str, hooks: Sequence[schema.Hook], state: schema.State) -> None:
@@ -115,30 +104,16 @@ def run_in_container(
     A hook without an environment gets that of *process*: what startContainer hooks have always had from runc, which
     executes them in the init itself.
     """
-    kinds, in_cgroup = kinds_of(state.pid), cgroup is not None
-    files = {join.CONTAINER: init} if cgroup is None else {join.CONTAINER: init, Descriptor.CGROUP: cgroup}
     user = msgspec.structs.replace(process, terminal=False)
-    for index, hook in enumerate(hooks):
-        steps = join.enter(
-            _title(kind, index), user, kinds, last_capability(), filter_code, in_cgroup=in_cgroup, has_reaper=False
-        )
-        _execute(steps, hook, hook.env or process.env)
-        _run(_Hook(kind, index, hook, state), steps, files)
-
-
-def kinds_of(pid: int) -> tuple[str, ...]:
-    """The CLONE_NEW* constants of the namespaces in which *pid* is and this process is not."""
-    found = []
-    for kind, flag in _NAMESPACES:
-        try:
-            with namespace.open_namespace(pid, kind) as theirs, namespace.open_namespace("thread-self", kind) as ours:
-                if namespace.identity(theirs) != namespace.identity(ours):
-                    found.append(flag)
-        except FileNotFoundError:
-            if not os.path.exists(f"/proc/self/ns/{kind}"):
-                continue  # a kernel without such namespaces
-            raise
-    return tuple(found)
+    system_calls = None if filter_code is None else SystemCallFilter(filter_code)
+    opened = entrance.prepare(user, state.pid, None if cgroup is None else cgroup.duplicate(), has_reaper=False)
+    try:
+        for index, hook in enumerate(hooks):
+            steps = join.enter(_title(kind, index), user, opened.entrance, system_calls)
+            _execute(steps, hook, hook.env or process.env)
+            _run(_Hook(kind, index, hook, state), steps, {**opened.descriptors, join.CONTAINER: init})
+    finally:
+        opened.close()
 
 
 def program(kind: str, index: int, hook: schema.Hook, bundle: str, kinds: tuple[str, ...] = ()) -> Program:

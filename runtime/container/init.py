@@ -11,10 +11,22 @@ import os
 import msgspec
 
 from kernel.program import Flags, Program, Words
-from runtime.container import namespaces, process, reaper, rootfs
+from runtime.container import (
+    filter,
+    label,
+    namespaces,
+    process,
+    reaper,
+    rlimits,
+    rootfs,
+    rootfs_devices,
+    rootfs_mounts,
+    scheduling,
+    sysctls,
+)
 from runtime.container.descriptors import Descriptor
 from runtime.container.facts import Facts
-from runtime.errors import InvalidSpec
+from runtime.errors import InvalidSpec, Unsupported
 from runtime.spec import schema
 
 
@@ -33,24 +45,33 @@ def program(title: str, spec: schema.Spec, facts: Facts, filter_code: bytes | No
 def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: bytes | None, *, waits: bool) -> Program:
     """The recipe: all steps but the last."""
     steps = Program("init")
+    if not namespaces.has(spec, "mount"):
+        raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
+    has_users = facts.user_namespace is not None
     leave_the_monitor(steps)
     namespaces.clone(steps, spec, facts, Descriptor.CGROUP if facts.in_cgroup else None)
-    process.limit(steps, user)
-    process.label(steps, user)
+    rlimits.limit(steps, user, facts.procfs, has_users=has_users)
+    label.label(steps, user, facts.procfs)
+    scheduling.schedule(steps, user)
     namespaces.enter(steps, spec, facts)
-    namespaces.set_sysctls(steps, spec)
+    sysctls.set_sysctls(steps, spec, facts.procfs)
     rootfs.enter(steps, facts)
+    if has_users:
+        process.become_root(steps)  # after what only the owner of the host's files may do, before it makes files itself
     rootfs.mount_all(steps, spec, facts)
-    rootfs.make_devices(steps, spec, facts)
+    rootfs_devices.make_devices(steps, spec, facts)
     if facts.pauses:
         process.wait_for_caller(steps)
     rootfs.pivot(steps, facts)
     rootfs.protect(steps, spec, facts)
-    process.attach_terminal(steps, user)
-    process.close_all(steps)  # before chdir: no descriptor may lead back to the host
-    process.become(steps, user, facts.last_capability, filter_code)
+    process.attach_terminal(steps, user, facts.keyring, has_users=has_users)
+    pipes = process.close_all(steps, facts.preserved)  # before chdir: no descriptor may lead back to the host
+    scheduling.set_personality(steps, spec.linux.personality)
+    scheduling.set_memory_policy(steps, spec.linux.memory_policy)
+    system_calls = filter.of(spec.linux.seccomp, filter_code)
+    process.become(steps, user, process.Becoming(facts.last_capability, facts.grantable, system_calls, has_users))
     if waits:
-        process.wait_for_start(steps)
+        process.wait_for_start(steps, pipes)
     if facts.has_reaper:
         reaper.stay_behind(steps)
     return steps
@@ -61,7 +82,8 @@ def _set_up(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
 
     Composing and packing takes 440 us, finding it again 30.
     """
-    mounts = [mount if mount.type in rootfs.NEW_FILE_SYSTEMS else (mount.destination, mount.type) for mount in spec.mounts]
+    opened = {index for index, _ in facts.opened}
+    mounts = [rootfs_mounts.outline(mount) if index in opened else mount for index, mount in enumerate(spec.mounts)]
     namespaces_of = [(namespace.type, bool(namespace.path)) for namespace in spec.linux.namespaces]  # each pod has its own paths
     key = (
         msgspec.json.encode(
@@ -70,6 +92,7 @@ def _set_up(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
                 namespaces_of,
                 [getattr(spec.linux, name) for name in _OF_LINUX],
                 [getattr(user, name) for name in _OF_PROCESS],
+                filter.flags_of(spec.linux.seccomp) if spec.linux.seccomp else (),
                 spec.hostname,
                 spec.domainname,
                 os.fsencode(user.cwd),

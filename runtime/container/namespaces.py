@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from kernel.program import Flags, Program, Slot, Words
-from runtime.container.facts import Facts
-from runtime.errors import InvalidSpec, Unsupported
+from runtime.container import procfs, rlimits
+from runtime.container.facts import Facts, Join
+from runtime.errors import InvalidSpec
 from runtime.spec import schema
 
 KINDS = {
@@ -19,12 +18,6 @@ KINDS = {
     "user": "CLONE_NEWUSER",
     "time": "CLONE_NEWTIME",
 }
-#: By namespace: which settings are its own.
-_SYSCTLS = {
-    "network": re.compile(r"net\..*"),
-    "ipc": re.compile(r"kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\..*"),
-}
-_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+", re.ASCII)
 _IFREQ = b"lo".ljust(16, b"\0")
 
 
@@ -34,50 +27,77 @@ def new_kinds(spec: schema.Spec) -> tuple[str, ...]:
     for namespace in spec.linux.namespaces:
         if namespace.type not in KINDS:
             raise InvalidSpec(f"linux.namespaces: unknown type {namespace.type!r}")
-        if namespace.type in ("user", "time"):
-            raise Unsupported(f"linux.namespaces: {namespace.type} namespaces are not supported yet")
         if not namespace.path:
             kinds.append(KINDS[namespace.type])
-    if "CLONE_NEWNS" not in kinds:
-        raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
     return tuple(kinds)
+
+
+def has(spec: schema.Spec, kind: str) -> bool:
+    """Whether the container has a namespace of type *kind* (``uts``) that is not simply the node's."""
+    return any(namespace.type == kind for namespace in spec.linux.namespaces)
 
 
 def clone(steps: Program, spec: schema.Spec, facts: Facts, cgroup: int | None) -> None:
     """Make the new process, in its cgroup and namespaces at once.
 
-    Two things cannot be done in that one call: a pid namespace is joined by whoever clones, before
-    it; a cgroup namespace is rooted where its maker *is*, so it is made after.
+    What cannot be done in that one call: pid, time and user namespaces are for the children of whoever
+    enters them, so that is before; a cgroup namespace is rooted where its maker *is*, so it is made after.
+    The user namespace owns all that are made in it, and takes away the rights over those that are not its own.
     """
+    for join in facts.joins:
+        if join.is_outside:
+            _join(steps, join)
+    if facts.user_namespace is not None:
+        if spec.process is not None:
+            rlimits.prepare(steps, spec.process, facts.procfs, facts.raised_limits)
+        why = "root of this user namespace alone from now on, which owns what is made next"
+        steps.call("setns", facts.user_namespace, Flags(("CLONE_NEWUSER",)), why=why)
+    kinds = new_kinds(spec)
+    if "CLONE_NEWTIME" in kinds:
+        _make_time(steps, spec, facts)
     steps.heading("the new process")
     for join in facts.joins:
-        if join.kind == "CLONE_NEWPID":
-            steps.call(
-                "setns",
-                join.descriptor,
-                Flags((join.kind,)),
-                why="children of this process are born into the shared pid namespace",
-            )
-    kinds = tuple(kind for kind in new_kinds(spec) if kind != "CLONE_NEWCGROUP")
+        if join.kind == "CLONE_NEWPID" and not join.is_outside:
+            _join(steps, join)
+    made = tuple(kind for kind in kinds if kind not in ("CLONE_NEWCGROUP", "CLONE_NEWTIME", "CLONE_NEWUSER"))
     steps.clone(
-        kinds if facts.has_reaper else (*kinds, "CLONE_PARENT"),
+        made if facts.has_reaper else (*made, "CLONE_PARENT"),
         cgroup=cgroup,
         why="the new process, with its namespaces, in its cgroup",
         hint="the kernel lacks one of these namespaces, a limit of /proc/sys/user is reached, or the cgroup refuses processes",
     )
 
 
+def _join(steps: Program, join: Join) -> None:
+    if join.kind == "CLONE_NEWPID":
+        why = "children of this process are born into the shared pid namespace"
+    else:
+        why = f"enter the {join.kind.removeprefix('CLONE_NEW').lower()} namespace"
+    steps.call("setns", join.descriptor, Flags((join.kind,)), why=why)
+
+
+def _make_time(steps: Program, spec: schema.Spec, facts: Facts) -> None:
+    """A time namespace for the children of this process, whose clocks can be set until the first one is born."""
+    steps.heading("clocks")
+    steps.call("unshare", Flags(("CLONE_NEWTIME",)), why="a time namespace for the process to come")
+    for clock, offset in spec.linux.time_offsets.items():
+        procfs.write(
+            steps,
+            facts.procfs,
+            "self/timens_offsets",
+            f"{clock} {offset.secs} {offset.nanosecs}\n",
+            store="offsets",
+            why=f"its {clock} clock is {offset.secs}.{offset.nanosecs:09} s ahead",
+            hint="the clock would stand before zero, or too far in the future",
+        )
+
+
 def enter(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     """In the new process: enter the namespaces that are shared, and finish those that are new."""
     steps.heading("namespaces")
     for join in facts.joins:
-        if join.kind != "CLONE_NEWPID":
-            steps.call(
-                "setns",
-                join.descriptor,
-                Flags((join.kind,)),
-                why=f"enter the {join.kind.removeprefix('CLONE_NEW').lower()} namespace",
-            )
+        if join.kind != "CLONE_NEWPID" and not join.is_outside:
+            _join(steps, join)
     kinds = new_kinds(spec)
     if "CLONE_NEWCGROUP" in kinds:
         steps.call(
@@ -91,39 +111,10 @@ def enter(steps: Program, spec: schema.Spec, facts: Facts) -> None:
         steps.call(
             "ioctl", Slot("socket"), Flags(("SIOCSIFFLAGS",)), request, why="a new network namespace has its loopback down"
         )
+    for field, name in (("hostname", spec.hostname), ("domainname", spec.domainname)):
+        if name and not has(spec, "uts"):
+            raise InvalidSpec(f"{field}: the container is in the node's uts namespace, which is not renamed for it")
     if spec.hostname:
         steps.call("sethostname", spec.hostname, len(spec.hostname.encode()), why="the container's host name")
     if spec.domainname:
         steps.call("setdomainname", spec.domainname, len(spec.domainname.encode()), why="the container's domain name")
-
-
-def set_sysctls(steps: Program, spec: schema.Spec) -> None:
-    """Namespaced kernel settings, written through the host's own /proc, which shows the writer's namespaces."""
-    steps.heading("kernel settings")
-    for key, value in spec.linux.sysctl.items():
-        path = "/proc/sys/" + key.replace(".", "/")
-        _check_sysctl(key, {namespace.type for namespace in spec.linux.namespaces})
-        steps.call(
-            "openat",
-            Flags(("AT_FDCWD",)),
-            path,
-            Flags(("O_WRONLY", "O_CLOEXEC")),
-            0,
-            store="setting",
-            why=f"find {key}",
-            hint="this kernel has no such setting",
-        )
-        steps.call(
-            "write", Slot("setting"), value, len(value.encode()), why=f"set {key} to {value}", hint="the value is out of range"
-        )
-
-
-def _check_sysctl(key: str, namespaces: set[str]) -> None:
-    """Raises InvalidSpec unless *key* is of a namespace that is not the node's (CVE-2022-0811)."""
-    if not _KEY.fullmatch(key):
-        raise InvalidSpec(f"linux.sysctl {key!r}: not the name of a setting")
-    owner = next((kind for kind, names in _SYSCTLS.items() if names.fullmatch(key)), None)
-    if owner is None:
-        raise InvalidSpec(f"linux.sysctl {key}: belongs to the node, not to a namespace")
-    if owner not in namespaces:
-        raise InvalidSpec(f"linux.sysctl {key}: the container is in the node's {owner} namespace, which is not changed for it")

@@ -9,126 +9,134 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 
-from kernel.capability import CAPABILITIES
-from kernel.program import Buffer, Filter, Flags, Program, Slot, Vector, Words
-from runtime.container.descriptors import Descriptor
+from kernel.program import Buffer, Flags, Program, Slot, Vector, Words
+from runtime.container.capabilities import drop_bounding, set_all
+from runtime.container.descriptors import FIRST_PRESERVED, Descriptor
+from runtime.container.filter import SystemCallFilter, install
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
-from runtime.spec.load import RLIMITS
 
 LAST = 0xFFFFFFFF
+#: Where preserved descriptors begin in the container.
+FIRST = 3
+#: Rights of a keyring (keyctl_setperm(3)): what join_session_keyring gives, and searching by its user or by anybody.
+_KEYRING_RIGHTS, _SEARCH_BY_USER, _SEARCH_BY_OTHERS = 0x3F130000, 0x00080000, 0x00000008
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def limit(steps: Program, process: schema.Process) -> None:
-    """Resource limits and the out-of-memory score, while /proc is still the host's own."""
-    steps.heading("limits")
-    names = [rlimit.type for rlimit in process.rlimits]
-    for rlimit in process.rlimits:
-        if rlimit.type not in RLIMITS or names.count(rlimit.type) > 1:
-            raise InvalidSpec(f"process.rlimits {rlimit.type!r}: not the name of a limit, or there twice")
-        value = Words(8, (rlimit.soft, rlimit.hard))
-        steps.call(
-            "prlimit64",
-            0,
-            Flags((rlimit.type,)),
-            value,
-            0,
-            why=f"limit {rlimit.type} to {rlimit.soft}, {rlimit.hard} at most",
-            hint="raising a hard limit takes CAP_SYS_RESOURCE",
-        )
-    if process.oom_score_adj is not None:
-        steps.call(
-            "openat",
-            Flags(("AT_FDCWD",)),
-            "/proc/self/oom_score_adj",
-            Flags(("O_WRONLY", "O_CLOEXEC")),
-            0,
-            store="score",
-            why="the host's /proc, before anything of the container's could stand in its place",
-        )
-        score = str(process.oom_score_adj)
-        steps.call(
-            "write",
-            Slot("score"),
-            score,
-            len(score),
-            tolerate=(errno.EACCES,),
-            why="how soon the kernel should end this process when memory is short (EACCES: lowering takes CAP_SYS_RESOURCE)",
-        )
+@dataclass(frozen=True, slots=True)
+class Pipes:
+    """Where the new process says how far it is, and where it waits to go on."""
+
+    ready: Descriptor | Slot = Descriptor.READY
+    start: Descriptor | Slot = Descriptor.START
 
 
-def label(steps: Program, process: schema.Process) -> None:
-    """The AppArmor or SELinux label to change to at execve, asked for through the host's own /proc (CVE-2019-16884)."""
-    steps.heading("security label")
-    for name, value in (("apparmor/exec", f"exec {process.apparmor_profile}"), ("exec", process.selinux_label)):
-        if value in ("", "exec "):
-            continue
-        path = f"/proc/thread-self/attr/{name}"
-        steps.call(
-            "openat",
-            Flags(("AT_FDCWD",)),
-            path,
-            Flags(("O_WRONLY", "O_CLOEXEC")),
-            0,
-            store="label",
-            why="the kernel's label door",
-            hint="this kernel does not have the security module that the spec asks for",
-        )
-        steps.call(
-            "write",
-            Slot("label"),
-            value,
-            len(value.encode()),
-            why="change to this label at execve",
-            hint="the profile is not loaded, or the label is not known",
-        )
+def attach_terminal(steps: Program, process: schema.Process, keyring: str | None = "", *, has_users: bool = False) -> None:
+    """A session of its own, led by this process, with its own keys, and the terminal in control of it.
 
-
-def attach_terminal(steps: Program, process: schema.Process) -> None:
-    """A session of its own, led by this process, and the terminal in control of it."""
+    *keyring* is the name of the session keyring, which an exec'd process of the same container joins by that name;
+    empty for one without a name, None for the caller's.
+    """
     steps.heading("session and terminal")
     steps.call("setsid", why="a session of its own")
-    steps.call(
-        "keyctl",
-        Flags(("KEYCTL_JOIN_SESSION_KEYRING",)),
-        0,
-        tolerate=(errno.ENOSYS,),
-        why="a key ring of its own: the keys of whoever started the daemon are not the container's",
-    )
+    if keyring is not None:
+        ring = steps.call(
+            "keyctl",
+            Flags(("KEYCTL_JOIN_SESSION_KEYRING",)),
+            keyring or 0,
+            store="keyring" if keyring else None,
+            tolerate=(errno.ENOSYS,),
+            why="a key ring of its own: the keys of whoever started this are not the container's",
+            hint="too many keys for this user: look at /proc/key-users",
+        )
+        if keyring:
+            search = _SEARCH_BY_OTHERS if has_users else _SEARCH_BY_USER
+            why = "that a process of the container, whatever its user, finds the keyring's keys"
+            steps.call("keyctl", Flags(("KEYCTL_SETPERM",)), ring, _KEYRING_RIGHTS | search, why=why, tolerate=(errno.EACCES,))
     if process.terminal:
         steps.call("ioctl", Descriptor.STDIN, Flags(("TIOCSCTTY",)), 0, why="the terminal controls this session")
 
 
-def close_all(steps: Program) -> None:
-    """Let go of every descriptor but the streams, the ready pipe and the start event.
+def close_all(steps: Program, preserved: int = 0) -> Pipes:
+    """Let go of every descriptor but the streams, the ready pipe, the start event and those *preserved* for the container.
 
-    For real, before chdir: a working directory of /proc/self/fd/N must find nothing (CVE-2024-21626).
+    For real, before chdir: a working directory of /proc/self/fd/N must find nothing (CVE-2024-21626).  Preserved ones
+    take their places from 3 on, for which the pipes make way; returns where these are then.
     """
     steps.heading("descriptors")
+    if preserved:
+        return _hand_down(steps, preserved)
     steps.call(
         "close_range", Descriptor.PROGRAM, Descriptor.READY_READ, 0, why="the program is mapped, the rest is the monitor's"
     )
     steps.call("close_range", Descriptor.DONE, LAST, 0, why="no descriptor of the host's may live on (CVE-2024-21626)")
     steps.call("close_range", Descriptor.READY, LAST, Flags(("CLOSE_RANGE_CLOEXEC",)), why="what is left ends at execve")
+    return Pipes()
 
 
-def become(steps: Program, process: schema.Process, last_capability: int, filter_code: bytes | None) -> None:
+def _hand_down(steps: Program, preserved: int) -> Pipes:
+    """Move what is handed down to its places, and the pipes behind it: low, for a limit of descriptors may hold already."""
+    why, behind = "no descriptor of the host's may live on (CVE-2024-21626)", FIRST + preserved
+    steps.call("close_range", Descriptor.PROGRAM, Descriptor.READY_READ, 0, why="the program is mapped")
+    steps.call("close_range", Descriptor.DONE, FIRST_PRESERVED - 1, 0, why=why)
+    steps.call("close_range", FIRST_PRESERVED + preserved, LAST, 0, why=why)
+    move, aside = Flags(("F_DUPFD_CLOEXEC",)), "out of the way of the descriptors that the caller hands to the container"
+    ready = steps.call("fcntl", Descriptor.READY, move, behind, store="ready", why=aside)
+    start = steps.call("fcntl", Descriptor.START, move, behind, store="start", why=aside)
+    steps.call("close_range", Descriptor.READY, Descriptor.START, 0, why="they are elsewhere now")
+    for index in range(preserved):
+        steps.call("dup3", FIRST_PRESERVED + index, FIRST + index, 0, why=f"the container's descriptor {FIRST + index}")
+    steps.call("close_range", FIRST_PRESERVED, LAST, 0, why="they are in their places")
+    return Pipes(ready, start)
+
+
+@dataclass(frozen=True, slots=True)
+class Becoming:
+    """What decides, besides the spec's process, what a process may become here."""
+
+    last_capability: int
+    grantable: int = ~0
+    filter: SystemCallFilter | None = None
+    has_users: bool = False
+    """It is in a user namespace of the container's, where setgroups(2) may be forbidden."""
+
+
+def become(steps: Program, process: schema.Process, how: Becoming) -> None:
     """Become the user, with no more than the spec's capabilities, under its filter."""
     user, capabilities = process.user, process.capabilities or schema.Capabilities()
     steps.heading("working directory")
     _stand_in(steps, process.cwd)
     steps.call("umask", 0o022 if user.umask is None else user.umask, why="the mask for new files")
-    steps.heading("capabilities that can never come back")
-    for number in range(last_capability + 1):
-        if f"CAP_{_name(number)}" not in capabilities.bounding:
-            steps.call("prctl", Flags(("PR_CAPBSET_DROP",)), number, 0, 0, 0, why=f"CAP_{_name(number)} can never come back")
-    if filter_code is not None and not process.no_new_privileges:
-        _filter(steps, filter_code, "now, because without no_new_privs it takes CAP_SYS_ADMIN")
+    drop_bounding(steps, capabilities, how.last_capability)
+    if how.filter is not None and not process.no_new_privileges:
+        install(steps, how.filter, "now, because without no_new_privs it takes CAP_SYS_ADMIN")
+    _change_user(steps, user, has_users=how.has_users)
+    set_all(steps, capabilities, how.last_capability, how.grantable)
+    steps.heading("no new privileges")
+    if process.no_new_privileges:
+        steps.call("prctl", Flags(("PR_SET_NO_NEW_PRIVS",)), 1, 0, 0, 0, why="setuid programs give nothing from now on")
+        if how.filter is not None:
+            install(steps, how.filter, "last, so that the profile need not allow what stands above")
+
+
+def become_root(steps: Program) -> None:
+    """Become the root of the user namespace that this process is in: what it makes from here on is that root's."""
+    steps.heading("root of the user namespace")
+    why = "no group of the node's (EPERM: the namespace forbids setgroups)"
+    steps.call("setgroups", 0, 0, tolerate=(errno.EPERM,), why=why)
+    hint = "the user namespace must map the id 0"
+    steps.call("setresgid", 0, 0, 0, why="root's group", hint=hint)
+    steps.call("setresuid", 0, 0, 0, why="root of the container, nobody to the node", hint=hint)
+
+
+def _change_user(steps: Program, user: schema.User, *, has_users: bool) -> None:
     steps.heading("user and groups")
     if user.uid:
         steps.call("prctl", Flags(("PR_SET_KEEPCAPS",)), 1, 0, 0, 0, why="keep capabilities over the change of user")
+    if user.uid or has_users:
         for stream in (Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR):
             steps.call(
                 "fchown",
@@ -139,15 +147,17 @@ def become(steps: Program, process: schema.Process, last_capability: int, filter
                 why="so that /dev/stdout can be opened again by the user",
             )
     groups = Words(4, tuple(user.additional_gids))
-    steps.call("setgroups", len(user.additional_gids), groups if user.additional_gids else 0, why="these groups and no others")
-    steps.call("setresgid", user.gid, user.gid, user.gid, why="the group")
-    steps.call("setresuid", user.uid, user.uid, user.uid, why="the user")
-    _set_capabilities(steps, capabilities)
-    steps.heading("no new privileges")
-    if process.no_new_privileges:
-        steps.call("prctl", Flags(("PR_SET_NO_NEW_PRIVS",)), 1, 0, 0, 0, why="setuid programs give nothing from now on")
-        if filter_code is not None:
-            _filter(steps, filter_code, "last, so that the profile need not allow what stands above")
+    steps.call(
+        "setgroups",
+        len(user.additional_gids),
+        groups if user.additional_gids else 0,
+        tolerate=(errno.EPERM,) if has_users and not user.additional_gids else (),
+        why="these groups and no others",
+        hint="a user namespace that a user alone has made has no other groups" if has_users else "",
+    )
+    hint = "the user namespace must map this id" if has_users else ""
+    steps.call("setresgid", user.gid, user.gid, user.gid, why="the group", hint=hint)
+    steps.call("setresuid", user.uid, user.uid, user.uid, why="the user", hint=hint)
 
 
 def _stand_in(steps: Program, path: str) -> None:
@@ -179,11 +189,11 @@ def wait_for_caller(steps: Program) -> None:
     steps.call("read", Descriptor.START, Buffer("started", 8), 8, why="wait for hooks and what else is done from outside")
 
 
-def wait_for_start(steps: Program) -> None:
+def wait_for_start(steps: Program, pipes: Pipes = Pipes()) -> None:
     """Say that the set-up is done, and wait to be started."""
     steps.heading("waiting for start")
-    steps.call("write", Descriptor.READY, "c", 1, why="the container is created")
-    steps.call("read", Descriptor.START, Buffer("started", 8), 8, why="wait for start")
+    steps.call("write", pipes.ready, "c", 1, why="the container is created")
+    steps.call("read", pipes.start, Buffer("started", 8), 8, why="wait for start")
 
 
 def execute(steps: Program, process: schema.Process) -> None:
@@ -212,61 +222,3 @@ def execute(steps: Program, process: schema.Process) -> None:
             tolerate=() if last else (errno.ENOENT, errno.ENOTDIR, errno.EACCES),
             hint="the program, or the interpreter that it names, is not in the image",
         )
-
-
-def _filter(steps: Program, code: bytes, when: str) -> None:
-    steps.heading("system call filter")
-    steps.call(
-        "seccomp",
-        Flags(("SECCOMP_SET_MODE_FILTER",)),
-        0,
-        Filter(code),
-        why=f"the system call filter: {when}",
-        hint="the filter is longer than the kernel takes, or the kernel has no seccomp",
-    )
-
-
-def _set_capabilities(steps: Program, capabilities: schema.Capabilities) -> None:
-    steps.heading("capabilities")
-    effective, permitted, inheritable = map(_mask, (capabilities.effective, capabilities.permitted, capabilities.inheritable))
-    low = 0xFFFFFFFF
-    header = Words(4, (Flags(("_LINUX_CAPABILITY_VERSION_3",)).value(), 0), label="{version 3}")
-    sets = Words(4, (effective & low, permitted & low, inheritable & low, effective >> 32, permitted >> 32, inheritable >> 32))
-    steps.call("capset", header, sets, why="exactly the effective, permitted and inheritable capabilities of the spec")
-    steps.call(
-        "prctl",
-        Flags(("PR_CAP_AMBIENT",)),
-        Flags(("PR_CAP_AMBIENT_CLEAR_ALL",)),
-        0,
-        0,
-        0,
-        why="no ambient capability but the spec's",
-    )
-    for name in capabilities.ambient:
-        steps.call(
-            "prctl",
-            Flags(("PR_CAP_AMBIENT",)),
-            Flags(("PR_CAP_AMBIENT_RAISE",)),
-            _number(name),
-            0,
-            0,
-            # What is not also inheritable and permitted cannot be ambient: it is left out, as other runtimes do.
-            tolerate=() if name in capabilities.inheritable and name in capabilities.permitted else (errno.EPERM,),
-            why=f"{name} survives execve",
-        )
-
-
-def _mask(names: list[str]) -> int:
-    return sum(1 << _number(name) for name in set(names))
-
-
-def _number(name: str) -> int:
-    try:
-        return CAPABILITIES[name]
-    except KeyError:
-        raise InvalidSpec(f"process.capabilities: unknown capability {name!r}") from None
-
-
-def _name(number: int) -> str:
-    known = next((name for name, value in CAPABILITIES.items() if value == number), f"CAP_{number}")
-    return known.removeprefix("CAP_")

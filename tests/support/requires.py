@@ -25,7 +25,7 @@ SEARCH = os.pathsep.join([str(TREE / ".venv/bin"), os.environ.get("PATH", ""), "
 CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 
 #: Words that are programs to be found.
-PROGRAMS = tuple("aarch64-linux-gnu-gcc busybox crictl crun docker-registry go ip newuidmap nft runc strace".split())
+PROGRAMS = tuple("aarch64-linux-gnu-gcc busybox crictl crun docker-registry go ip kernelet-oci newuidmap nft runc strace".split())
 
 #: Capability numbers (linux/capability.h) that a sandboxed machine is known to hold back from root.
 CAPABILITIES = {"net_admin": 12, "sys_module": 16, "sys_admin": 21, "sys_nice": 23, "sys_resource": 24, "sys_time": 25, "bpf": 39}

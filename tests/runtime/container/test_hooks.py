@@ -18,7 +18,7 @@ from kernel.process import open_pidfd
 from kernel.program import Flags, Program
 from kernel.report import Report
 from kernel.spawn import spawn
-from runtime.container import hooks
+from runtime.container import entrance, hooks
 from runtime.container.hooks import STATUS, run, run_every, run_in_container, run_in_namespaces
 from runtime.container.userns import make
 from runtime.errors import HookFailed
@@ -278,7 +278,7 @@ def test_in_a_user_namespace_it_is_root_of_the_container(tmp_path: Path) -> None
 def test_when_the_init_is_gone_it_is_said(tmp_path: Path) -> None:
     with init("CLONE_NEWNS", "CLONE_NEWUTS") as pid:
         pidfd = open_pidfd(pid)
-        kinds = hooks.kinds_of(pid)
+        kinds = entrance.kinds_of(pid)
         assert kinds == ("CLONE_NEWNS", "CLONE_NEWUTS")
     with pidfd, pytest.raises(FileNotFoundError):
         run_in_namespaces("createContainer", [hook("true")], state_of(tmp_path, pid), pidfd)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kernel.program import Program
 from runtime.container import init, join
 from runtime.container.facts import Facts, Join, OpenedMount
+from runtime.container.filter import SystemCallFilter
 from runtime.errors import InvalidSpec, Unsupported
 from runtime.execution import KINDS
 from runtime.spec import defaults, schema
@@ -55,7 +56,7 @@ def facts_of(spec: schema.Spec) -> Facts:
         (index, (mount.destination,)) for index, mount in enumerate(spec.mounts) if mount.destination.startswith("/dev/")
     )
     masked = (("/proc/kcore", False), ("/proc/keys", False), ("/proc/acpi", True), ("/sys/firmware", True))
-    return Facts("/run/kernelet/rootfs", 20, 40, joins, opened, missing, masked, null_device=50)
+    return Facts("/run/kernelet/rootfs", 20, 40, joins, opened, missing=missing, masked=masked, null_device=50, procfs=53)
 
 
 def test_the_program_of_an_ordinary_container() -> None:
@@ -80,7 +81,7 @@ def test_the_program_of_a_container_with_a_terminal_and_all_rights_to_itself() -
 def test_the_program_of_an_exec() -> None:
     process = ordinary().process
     assert process is not None
-    compare("exec", join.program("exec in web", process, KINDS, 40, FILTER, in_cgroup=True))
+    compare("exec", join.program("exec in web", process, join.Entrance(KINDS, 40), SystemCallFilter(FILTER)))
 
 
 def test_the_program_of_a_pods_pause() -> None:
@@ -97,7 +98,7 @@ def test_steps_come_in_an_order_that_holds() -> None:
         assert found, beginning
         return found[-1 if last else 0]
 
-    assert at('score = openat(AT_FDCWD, "/proc/self/oom_score_adj"') < at("move_mount(20")  # the host's own /proc
+    assert at('score = openat2(53, "self/oom_score_adj"') < at("move_mount(20")  # the host's own /proc
     assert at("pid = clone3") < at("setns(24") < at("pivot_root") < at('umount2(".", MNT_DETACH)')
     assert at("umount2") < at("close_range(program") < at("close_range(done, 4294967295, 0)")
     assert at("close_range", last=True) < at("cwd = openat2")  # no descriptor leads back
@@ -126,14 +127,14 @@ def test_nothing_of_the_hosts_is_reached_by_a_path_after_the_roots_are_swapped()
         (lambda spec: setattr(spec.process, "args", ["a\0b"]), InvalidSpec, "NUL"),
         (lambda spec: spec.process.rlimits.append(schema.Rlimit(type="lib", soft=1, hard=1)), InvalidSpec, "rlimits 'lib'"),
         (lambda spec: spec.mounts.append(schema.Mount(destination="/x", type="ext4")), InvalidSpec, "'ext4' is not supported"),
-        (lambda spec: spec.linux.namespaces.append(schema.Namespace(type="user")), Unsupported, "user namespaces"),
+        (lambda spec: setattr(spec.linux, "namespaces", spec.linux.namespaces[1:]), Unsupported, "a mount namespace"),
         (lambda spec: spec.linux.namespaces.append(schema.Namespace(type="mood")), InvalidSpec, "unknown type 'mood'"),
         (lambda spec: spec.linux.devices.append(schema.Device(path="/etc/x", type="c")), InvalidSpec, "must be below /dev"),
         (lambda spec: spec.linux.devices.append(schema.Device(path="/dev/../x", type="c")), InvalidSpec, "must be below /dev"),
         (lambda spec: spec.linux.sysctl.update({"net/../../x": "1"}), InvalidSpec, "not the name of a setting"),
         (lambda spec: spec.linux.sysctl.update({"kernel.core_pattern": "|/x"}), InvalidSpec, "belongs to the node"),
         (lambda spec: spec.linux.sysctl.update({"net.x": "1"}) or spec.linux.namespaces.pop(4), InvalidSpec, "node's network"),
-        (lambda spec: setattr(spec.process.capabilities, "effective", ["CAP_FLY"]), InvalidSpec, "unknown capability 'CAP_FLY'"),
+        (lambda spec: setattr(spec, "hostname", "x") or spec.linux.namespaces.pop(3), InvalidSpec, "hostname: .*node's uts"),
     ],
 )
 def test_a_spec_that_cannot_be_is_refused_by_name(
@@ -171,6 +172,13 @@ CHANGES: dict[str, Callable[[schema.Spec, int], object]] = {
     "mount": lambda spec, n: spec.mounts.append(schema.Mount(destination=f"/m{n}", type="tmpfs")),
     "source": lambda spec, n: setattr(spec.mounts[1], "source", f"s{n}"),
     "destination of a bind": lambda spec, n: setattr(spec.mounts[-1], "destination", f"/b{n}"),
+    "filter flags": lambda spec, n: setattr(
+        spec.linux, "seccomp", schema.Seccomp(default_action="SCMP_ACT_ALLOW", flags=["SECCOMP_FILTER_FLAG_LOG"][: n % 2])
+    ),
+    "nice": lambda spec, n: setattr(spec.process, "scheduler", schema.Scheduler(policy="SCHED_OTHER", nice=n)),
+    "I/O": lambda spec, n: setattr(spec.process, "io_priority", schema.IoPriority(class_="IOPRIO_CLASS_BE", priority=n)),
+    "domain": lambda spec, n: setattr(spec.linux, "personality", schema.Personality(domain=("LINUX", "LINUX32")[n % 2])),
+    "nodes": lambda spec, n: setattr(spec.linux, "memory_policy", schema.MemoryPolicy(mode="MPOL_BIND", nodes=str(n))),
     "args": lambda spec, n: setattr(spec.process, "args", [f"/{n}"]),
     "env": lambda spec, n: spec.process.env.append(f"N={n}"),
     **{
@@ -190,6 +198,11 @@ FACTS: dict[str, Callable[[Facts, int], Facts]] = {
     "masked": lambda facts, n: replace(facts, masked=((f"/masked{n}", True),)),
     "null device": lambda facts, n: replace(facts, null_device=80 + n),
     "cgroup": lambda facts, n: replace(facts, in_cgroup=bool(n % 2)),
+    "keyring": lambda facts, n: replace(facts, keyring=f"_ses.{n}"),
+    "users": lambda facts, n: replace(facts, user_namespace=90 + n),
+    "grantable": lambda facts, n: replace(facts, grantable=n),
+    "preserved": lambda facts, n: replace(facts, preserved=n),
+    "procfs": lambda facts, n: replace(facts, procfs=100 + n),
 }
 
 

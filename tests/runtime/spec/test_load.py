@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
+from runtime.spec.linux_checks import PROPAGATIONS
 from runtime.spec.load import SIZE_LIMIT_BYTES, load, validate
 
 DOCUMENT: dict[str, Any] = {
@@ -27,8 +28,9 @@ DOCUMENT: dict[str, Any] = {
     },
     "mounts": [{"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"]}],
     "linux": {
-        "namespaces": [{"type": "mount"}, {"type": "network", "path": "/run/netns/a"}],
+        "namespaces": [{"type": "mount"}, {"type": "network", "path": "/run/netns/a"}, {"type": "user"}, {"type": "time"}],
         "uidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}],
+        "gidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}],
         "devices": [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438}],
         "maskedPaths": ["/proc/kcore"],
         "resources": {"memory": {"limit": 1 << 30}, "unified": {"memory.oom.group": "1"}},
@@ -54,9 +56,7 @@ def test_a_whole_document_is_read() -> None:
     assert spec.process is not None
     assert spec.process.user.additional_gids == [5]
     assert spec.linux.uid_mappings[0].host_id == 100000
-    assert spec.linux.resources == schema.Resources(
-        memory=schema.Memory(limit=1 << 30), unified={"memory.oom.group": "1"}
-    )
+    assert spec.linux.resources == schema.Resources(memory=schema.Memory(limit=1 << 30), unified={"memory.oom.group": "1"})
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_whole_document_is_read() -> None:
         ("linux.namespaces.1.type", "mount", "linux.namespaces[1].type: 'mount' is given twice"),
         ("linux.namespaces.1.type", "moon", "linux.namespaces[1].type: Linux has no 'moon' namespace"),
         ("linux.namespaces.1.path", "x", "linux.namespaces[1].path: 'x' is not an absolute path"),
-        ("linux.uidMappings.0.size", 0, "linux.uidMappings[0].size: 0 is not between 1 and 4294967295"),
+        ("linux.uidMappings.0.size", 0, "linux.uidMappings[0].size: 0 is not between 1 and 4294867295"),
         ("linux.devices.0.type", "x", "linux.devices[0].type: 'x' is none of c, b, u, p"),
         ("linux.devices.0.major", -1, "linux.devices[0].major: -1 is not between 0 and 4294967295"),
         ("linux.maskedPaths.0", "proc", "linux.maskedPaths[0]: 'proc' is not an absolute path"),
@@ -99,6 +99,128 @@ def test_a_whole_document_is_read() -> None:
             "hooks.createRuntime[1].timeout: 0 is not a number of seconds greater than zero",
         ),
         ("hooks", {"poststop": [{}]}, "hooks.poststop[0]: object missing required field path"),
+        ("process.consoleSize", {"height": 70000, "width": 80}, "process.consoleSize.height: 70000 is not between 0 and 65535"),
+        ("process.user.umask", 0o1000, "process.user.umask: 512 is not between 0 and 511"),
+        ("process.scheduler", {"nice": 1}, "process.scheduler: object missing required field policy"),
+        (
+            "process.scheduler",
+            {"policy": "SCHED_BEST"},
+            "process.scheduler.policy: 'SCHED_BEST' is none of SCHED_BATCH, SCHED_DEADLINE, SCHED_FIFO, SCHED_IDLE, SCHED_ISO, "
+            "SCHED_OTHER, SCHED_RR",
+        ),
+        ("process.scheduler", {"policy": "SCHED_OTHER", "nice": 20}, "process.scheduler.nice: 20 is not between -20 and 19"),
+        ("process.scheduler", {"policy": "SCHED_FIFO"}, "process.scheduler.priority: 0 is not between 1 and 99"),
+        (
+            "process.scheduler",
+            {"policy": "SCHED_IDLE", "priority": 3},
+            "process.scheduler.priority: SCHED_IDLE has none, it is for SCHED_FIFO and SCHED_RR",
+        ),
+        (
+            "process.scheduler",
+            {"policy": "SCHED_RR", "priority": 3, "period": 5},
+            "process.scheduler.period: SCHED_RR has none, it is for SCHED_DEADLINE",
+        ),
+        (
+            "process.ioPriority",
+            {"class": "IOPRIO_CLASS_NONE", "priority": 1},
+            "process.ioPriority.class: 'IOPRIO_CLASS_NONE' is none of IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE, IOPRIO_CLASS_RT",
+        ),
+        (
+            "process.ioPriority",
+            {"class": "IOPRIO_CLASS_BE", "priority": 8},
+            "process.ioPriority.priority: 8 is not between 0 and 7",
+        ),
+        (
+            "process.execCPUAffinity",
+            {"final": "1,x"},
+            "process.execCPUAffinity.final: '1,x' is not a list of numbers and ranges such as 0-3,7",
+        ),
+        (
+            "process.execCPUAffinity",
+            {"initial": "3-1"},
+            "process.execCPUAffinity.initial: '3-1' does not run upwards, to 8191 at most",
+        ),
+        ("linux.namespaces.0", {"type": "time"}, "linux.namespaces[3].type: 'time' is given twice"),
+        ("linux.namespaces.1", {"type": "net"}, "linux.namespaces[1].type: Linux has no 'net' namespace"),
+        ("linux.namespaces.1.path", "netns", "linux.namespaces[1].path: 'netns' is not an absolute path"),
+        ("linux.gidMappings", [], "linux.gidMappings: the new user namespace of linux.namespaces needs them"),
+        (
+            "linux.namespaces.2",
+            {"type": "pid"},
+            "linux.uidMappings: the container has no user namespace for them in linux.namespaces",
+        ),
+        (
+            "linux.uidMappings",
+            [{"containerID": 0, "hostID": 5, "size": 10}, {"containerID": 10, "hostID": 14, "size": 2}],
+            "linux.uidMappings[1].hostID: the 2 ids from 14 overlap those of an earlier range",
+        ),
+        (
+            "linux.uidMappings",
+            [{"containerID": 5, "hostID": 5, "size": 10}, {"containerID": 0, "hostID": 50, "size": 6}],
+            "linux.uidMappings[1].containerID: the 6 ids from 0 overlap those of an earlier range",
+        ),
+        (
+            "linux.uidMappings",
+            [{"containerID": 0, "hostID": 4294967290, "size": 6}],
+            "linux.uidMappings[0].size: 6 is not between 1 and 5",
+        ),
+        (
+            "mounts.0.uidMappings",
+            [{"containerID": 0, "hostID": 5, "size": 10}],
+            "mounts[0].gidMappings: missing, and the other one is there",
+        ),
+        ("linux.timeOffsets", {"realtime": {"secs": 1}}, "linux.timeOffsets: 'realtime' is none of boottime, monotonic"),
+        (
+            "linux.timeOffsets",
+            {"boottime": {"nanosecs": 1000000000}},
+            "linux.timeOffsets.boottime.nanosecs: 1000000000 is not between 0 and 999999999",
+        ),
+        ("linux.rootfsPropagation", "loose", f"linux.rootfsPropagation: 'loose' is none of {', '.join(sorted(PROPAGATIONS))}"),
+        ("linux.personality", {"domain": "BSD"}, "linux.personality.domain: 'BSD' is none of LINUX, LINUX32"),
+        (
+            "linux.personality",
+            {"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]},
+            "linux.personality.flags: 'ADDR_NO_RANDOMIZE', and no flag is known",
+        ),
+        ("linux.memoryPolicy", {"mode": "MPOL_BIND"}, "linux.memoryPolicy.nodes: MPOL_BIND needs at least one"),
+        ("linux.memoryPolicy", {"mode": "MPOL_LOCAL", "nodes": "0"}, "linux.memoryPolicy.nodes: MPOL_LOCAL goes with none"),
+        (
+            "linux.memoryPolicy",
+            {"mode": "MPOL_PREFERRED", "nodes": "a"},
+            "linux.memoryPolicy.nodes: 'a' is not a list of numbers and ranges such as 0-3,7",
+        ),
+        (
+            "linux.memoryPolicy",
+            {"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]},
+            "linux.memoryPolicy.flags: MPOL_F_RELATIVE_NODES and MPOL_F_STATIC_NODES exclude each other",
+        ),
+        ("linux.intelRdt", {"closID": "a/b"}, "linux.intelRdt.closID: 'a/b' is not the name of a directory"),
+        ("linux.intelRdt", {"schemata": ["L3:0=f", "a\nb"]}, "linux.intelRdt.schemata[1]: more than one line"),
+        (
+            "linux.seccomp",
+            {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_FAST"]},
+            "linux.seccomp.flags[0]: 'SECCOMP_FILTER_FLAG_FAST' is none of SECCOMP_FILTER_FLAG_LOG, "
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+        ),
+        (
+            "linux.seccomp",
+            {"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"},
+            "linux.seccomp.listenerMetadata: there is no listenerPath to send it to",
+        ),
+        (
+            "linux.seccomp",
+            {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [], "action": "SCMP_ACT_ALLOW"}]},
+            "linux.seccomp.syscalls[0].names: empty, the rule is for no call",
+        ),
+        ("linux.netDevices", {"..": {}}, "linux.netDevices: '..' is not the name of a network interface"),
+        (
+            "linux.netDevices",
+            {"eth0": {"name": "a name"}},
+            "linux.netDevices.eth0.name: 'a name' is not the name of a network interface",
+        ),
+        ("linux.netDevices", {"eth0": {"name": "x"}, "x": {}}, "linux.netDevices.x.name: 'x' is given twice"),
+        ("hostname", "h" * 65, "hostname: longer than the 64 bytes that the kernel keeps"),
+        ("annotations", {"": "x"}, "annotations: the empty string is no key"),
         ("ociVersion", "2.0.0", "ociVersion: '2.0.0' is not a version 1 of the specification"),
         ("ociVersion", "10.0", "ociVersion: '10.0' is not a version 1 of the specification"),
     ],

@@ -1,0 +1,63 @@
+"""Installing a system call filter, with the flags that its profile asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kernel.program import Filter, Flags, Program
+from runtime.spec import schema
+
+_PREFIX = "SECCOMP_FILTER_FLAG_"
+NEW_LISTENER, TSYNC, KILLABLE = f"{_PREFIX}NEW_LISTENER", f"{_PREFIX}TSYNC", f"{_PREFIX}WAIT_KILLABLE_RECV"
+#: The flags of an OCI profile.
+FLAGS = frozenset({f"{_PREFIX}LOG", f"{_PREFIX}SPEC_ALLOW", TSYNC, KILLABLE})
+#: The slot, and so the step, that tells the number of the listener.
+LISTENER = "listener"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCallFilter:
+    """A compiled profile: its instructions, and the flags for seccomp(2)."""
+
+    code: bytes
+    flags: tuple[str, ...] = ()
+
+    @property
+    def listens(self) -> bool:
+        """Some calls wait for an answer, on a descriptor that the process gets from the kernel for its launcher."""
+        return NEW_LISTENER in self.flags
+
+
+def flags_of(profile: schema.Seccomp) -> tuple[str, ...]:
+    """The flags for seccomp(2) that *profile* needs.
+
+    TSYNC is for other threads, of which a program has none, and the kernel refuses it with a listener;
+    WAIT_KILLABLE_RECV is about the listener and refused without.
+    """
+    listens = any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls)
+    asked = tuple(dict.fromkeys(profile.flags))
+    if listens:
+        return (*(flag for flag in asked if flag != TSYNC), NEW_LISTENER)
+    return tuple(flag for flag in asked if flag != KILLABLE)
+
+
+def of(profile: schema.Seccomp | None, code: bytes | None) -> SystemCallFilter | None:
+    """The filter whose instructions *code* was compiled from *profile*; None without one."""
+    if code is None:
+        return None
+    return SystemCallFilter(code, flags_of(profile) if profile is not None else ())
+
+
+def install(steps: Program, filter_: SystemCallFilter, when: str) -> None:
+    """Put the filter before every system call from here on; *when* says why here."""
+    steps.heading("system call filter")
+    steps.call(
+        "seccomp",
+        Flags(("SECCOMP_SET_MODE_FILTER",)),
+        Flags(filter_.flags) if filter_.flags else 0,
+        Filter(filter_.code),
+        store=LISTENER if filter_.listens else None,
+        why=f"the system call filter: {when}",
+        hint="the filter is longer than the kernel takes, or the kernel has no seccomp"
+        + (f", or is too old for {' '.join(filter_.flags)}" if filter_.flags else ""),
+    )

@@ -1,0 +1,29 @@
+"""The AppArmor or SELinux label that a process changes to at execve."""
+
+from __future__ import annotations
+
+from kernel.program import Program
+from runtime.container import procfs as procfs_steps
+from runtime.spec import schema
+
+
+def label(steps: Program, process: schema.Process, procfs: int | None) -> None:
+    """Ask for the label, through a procfs that nobody can have covered (CVE-2019-16884)."""
+    steps.heading("security label")
+    for name, value in (("apparmor/exec", f"exec {process.apparmor_profile}"), ("exec", process.selinux_label)):
+        if value not in ("", "exec "):
+            procfs_steps.write(
+                steps,
+                procfs,
+                f"thread-self/attr/{name}",
+                value,
+                store="label",
+                why="change to this label at execve",
+                absent="this kernel does not have the security module that the spec asks for",
+                hint="the profile is not loaded, or the label is not known",
+            )
+
+
+def wants_label(process: schema.Process) -> bool:
+    """Whether there is something to write."""
+    return bool(process.apparmor_profile or process.selinux_label)
