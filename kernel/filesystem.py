@@ -1,4 +1,4 @@
-"""A whole file system at once (syncfs), and a whole tree below a directory (removal)."""
+"""A whole file system at once (syncfs), and a whole tree below a directory (copy, removal)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 
 from kernel._linux import ffi, lib
 from kernel.errors import check, failure
-from kernel.fd import Fd
+from kernel.fd import Fd, open_path
 
 #: Directories deeper than this are moved up before they are emptied: a tree may be nested deeper
 #: than a process may hold descriptors, and deeper than a path can say.
@@ -26,6 +26,58 @@ def sync(directory: Fd) -> None:
 def is_procfs(file: Fd) -> bool:
     """Whether *file* is on a procfs, by the file system's own number: a volume can have any name and any content."""
     return bool(check(lib.linux_statfs_type(file.fileno()), "fstatfs") == lib.PROC_SUPER_MAGIC)
+
+
+def copy_tree(source: Fd, target: Fd, depth: int = 0) -> None:
+    """Copy all that is in the directory *source* into the empty directory *target*, owners, modes, times and all.
+
+    Works by descriptors and follows no symlink; what is mounted inside is copied too.  A file with several names
+    becomes several files.  Raises OSError: ENOSPC when *target* is full, ENAMETOOLONG for a tree that is too deep.
+    """
+    if depth > DEPTH:
+        raise OSError(errno.ENAMETOOLONG, f"more than {DEPTH} directories deep")
+    with os.scandir(source.fileno()) as entries:
+        names = [entry.name for entry in entries]
+    for name in names:
+        status = os.stat(name, dir_fd=source.fileno(), follow_symlinks=False)
+        _copy_one(source, target, name, status, depth)
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=target.fileno(), follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):  # after the owner, which takes setuid away
+            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target.fileno())
+        times = (status.st_atime_ns, status.st_mtime_ns)
+        os.utime(name, ns=times, dir_fd=target.fileno(), follow_symlinks=False)
+
+
+def _copy_one(source: Fd, target: Fd, name: str, status: os.stat_result, depth: int) -> None:
+    """The thing itself and its content, not yet its owner, mode and times."""
+    if stat.S_ISLNK(status.st_mode):
+        os.symlink(os.readlink(name, dir_fd=source.fileno()), name, dir_fd=target.fileno())
+    elif stat.S_ISDIR(status.st_mode):
+        os.mkdir(name, 0o700, dir_fd=target.fileno())
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        with open_path(name, flags, directory=source) as inner, open_path(name, flags, directory=target) as copy:
+            copy_tree(inner, copy, depth + 1)
+    elif stat.S_ISREG(status.st_mode):
+        new = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with (
+            open_path(name, os.O_RDONLY | os.O_NOFOLLOW, directory=source) as file,
+            open_path(name, new, 0o600, directory=target) as copy,
+        ):
+            while os.sendfile(copy.fileno(), file.fileno(), None, 1 << 24):
+                pass
+            _copy_attributes(file, copy)
+    else:
+        os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target.fileno())
+
+
+def _copy_attributes(file: Fd, copy: Fd) -> None:
+    """Extended attributes, file capabilities among them; those that the target's file system does not have are left out."""
+    for attribute in os.listxattr(file.fileno()):
+        try:
+            os.setxattr(copy.fileno(), attribute, os.getxattr(file.fileno(), attribute))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
+                raise
 
 
 def remove_tree(parent: Fd, name: str | bytes) -> int:

@@ -51,14 +51,26 @@ def new_filesystem(kind: str, options: Iterable[tuple[str, str | None] | str] = 
         return Fd(check(lib.fsmount(context.fileno(), lib.FSMOUNT_CLOEXEC, attributes), "fsmount", kind))
 
 
-def set_attributes(mount: Fd, *, add: int = 0, clear: int = 0, propagation: str | None = None, recursive: bool = False) -> None:
+def set_attributes(
+    mount: Fd,
+    *,
+    add: int = 0,
+    clear: int = 0,
+    propagation: str | None = None,
+    user_namespace: Fd | None = None,
+    recursive: bool = False,
+) -> None:
     """Add and clear MOUNT_ATTR_* flags on *mount*; with *recursive*, on all below it in one step.
 
-    mount(2) would apply "ro" to the topmost mount only and leave submounts writable.
+    mount(2) would apply "ro" to the topmost mount only and leave submounts writable.  With *user_namespace* the owners
+    of files are seen through its maps; OSError (EINVAL) from a file system that cannot do that, or where it is done.
     """
     attributes = ffi.new("struct mount_attr *")
     attributes.attr_set, attributes.attr_clr = add, clear
     attributes.propagation = PROPAGATION[propagation] if propagation else 0
+    if user_namespace is not None:
+        attributes.attr_set |= lib.MOUNT_ATTR_IDMAP
+        attributes.userns_fd = user_namespace.fileno()
     flags = lib.AT_EMPTY_PATH | (lib.AT_RECURSIVE if recursive else 0)
     check(lib.mount_setattr(mount.fileno(), b"", flags, attributes, ffi.sizeof("struct mount_attr")), "mount_setattr")
 

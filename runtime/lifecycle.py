@@ -25,6 +25,7 @@ from runtime.container.complete import complete_spec
 from runtime.container.config import ContainerConfig
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import command_failure, describe_failure
+from runtime.container.ground_binds import require_shared
 from runtime.container.identity import is_init_of
 from runtime.container.reaper import read_exit
 from runtime.container.seccomp import compile_filter
@@ -253,6 +254,8 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
         root = opened.enter_context(snapshot.mount(paths, container.id, lower))
         target = _find_target(context, container)
         spec = complete_spec(paths, sandbox, container, root, target.pid if target else None)
+        for mount in spec.mounts:
+            require_shared(mount)
         prepared = ground.prepare(spec, root, attach_point=paths.attach_point, in_cgroup=True)
         opened.callback(prepared.close)
         if target is not None and not is_init_of(target):  # its pid namespace was opened by number: was it still it?

@@ -16,7 +16,7 @@ from pathlib import Path
 from kernel.capability import CAPABILITIES
 from runtime.container.limits import writes
 from runtime.container.options import parse_options
-from runtime.container.rootfs import _LINKS, NEW_FILE_SYSTEMS
+from runtime.container.rootfs_devices import LINKS
 from runtime.container.sketch import sketch
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
@@ -169,13 +169,12 @@ def _mounts(spec: schema.Spec) -> list[str]:
         options = parse_options(mount.options)
         target = f'"$root"{shlex.quote(mount.destination)}'
         if mount.type == "bind" or options.is_bind:
-            lines += _bind(mount, target, recursive=options.is_recursive, propagation=options.propagation)
-        elif mount.type in NEW_FILE_SYSTEMS:
+            propagation = options.propagation[-1][0] if options.propagation else None
+            lines += _bind(mount, target, recursive=options.is_recursive, propagation=propagation)
+        else:
             kind = "cgroup2" if mount.type == "cgroup" else mount.type
             flags = f" -o {shlex.quote(','.join(mount.options))}" if mount.options else ""
             lines += [f"mkdir -p {target}", f"mount -t {kind}{flags} {shlex.quote(mount.source or 'none')} {target}"]
-        else:
-            raise InvalidSpec(f"mounts {mount.destination}: file system type {mount.type!r} is not supported")
     if spec.root is not None and spec.root.readonly:
         lines.append('mount -o remount,bind,ro "$root"')
     return lines
@@ -208,7 +207,7 @@ def _devices(spec: schema.Spec) -> list[str]:
         lines.append(f"mknod -m {mode:o} {path} {_TYPES[device.type]}{numbers}")
         if device.uid or device.gid:
             lines.append(f"chown -h {device.uid}:{device.gid} {path}")
-    return lines + [f'ln -s {target} "$root"/dev/{name}' for target, name in _LINKS]
+    return lines + [f'ln -s {target} "$root"/dev/{name}' for target, name in LINKS]
 
 
 def _hidden(spec: schema.Spec) -> list[str]:

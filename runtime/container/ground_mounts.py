@@ -1,0 +1,244 @@
+"""The mounts of a spec, one after the other: what is opened beforehand, and the place where each will stand."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable
+from pathlib import Path
+
+from kernel import mount as kernel_mount
+from kernel import terminal
+from kernel.cgroup import find_tree
+from kernel.fd import Fd
+from kernel.filesystem import copy_tree
+from kernel.mountinfo import load_mountinfo
+from kernel.namespace import identity, open_namespace
+from kernel.program import Flags
+from kernel.resolve import is_directory, open_in_root
+from runtime.container import userns
+from runtime.container.facts import LateMount, OpenedMount
+from runtime.container.ground_binds import apply_attributes, check_bind, is_id_mapped, open_bind, propagate
+from runtime.container.ground_tree import Place, Tree
+from runtime.container.options import Options, parse_options
+from runtime.container.over_proc import check_over_proc
+from runtime.errors import InvalidSpec, Unsupported
+from runtime.spec import schema
+
+#: In a user namespace these are only made anew by whoever owns the namespace that they show.
+_SHOWS = {"sysfs": ("network", "/sys"), "mqueue": ("ipc", "/dev/mqueue"), "proc": ("pid", "/proc")}
+#: The initial cgroup namespace, on every kernel (PROC_CGROUP_INIT_INO in include/linux/proc_ns.h).
+INITIAL_CGROUP_NAMESPACE = 0xEFFFFFFB
+
+
+def settle(spec: schema.Spec, bundle: Path | None, rootfs: Path | None) -> None:
+    """Write each mount as it is meant: a relative source is in the bundle, a relative destination below "/".
+
+    A destination that begins with the path of the root itself is taken as inside it, as runc does.
+    """
+    for index, mount in enumerate(spec.mounts):
+        for field in ("destination", "type", "source"):
+            if "\0" in getattr(mount, field):
+                raise InvalidSpec(f"mounts[{index}].{field}: must not contain a NUL")
+        if any("\0" in option for option in mount.options):
+            raise InvalidSpec(f"mounts[{index}].options: must not contain a NUL")
+        if not mount.destination:
+            raise InvalidSpec(f"mounts[{index}].destination: is empty")
+        path = posixpath.normpath("/" + mount.destination.lstrip("/"))
+        if rootfs is not None and path.startswith(f"{rootfs}/") and rootfs != Path("/"):
+            path = path[len(os.fspath(rootfs)) :]
+        if path == "/":
+            raise InvalidSpec(f"mounts[{index}].destination {mount.destination}: mount at /: the root is the image's")
+        mount.destination = path
+        if is_bind(mount) and bundle is not None:
+            mount.source = os.path.join(bundle, mount.source)
+
+
+def is_bind(mount: schema.Mount) -> bool:
+    """Whether it shows something that is there already; its type says nothing then."""
+    return mount.type in ("bind", "rbind") or parse_options(mount.options).is_bind
+
+
+def kernel_mounts() -> tuple[str, ...]:
+    """Where whole procfs and sysfs are mounted, the last ones first."""
+    rows = [row for row in load_mountinfo() if row.filesystem in ("proc", "sysfs") and row.root == "/"]
+    return tuple(dict.fromkeys(row.target for row in reversed(rows)))
+
+
+class Mounts:
+    """What was found out about the mounts of a spec, by index."""
+
+    def __init__(
+        self,
+        spec: schema.Spec,
+        tree: Tree,
+        keep: Callable[[Fd], int],
+        namespace: Fd | None,
+        *,
+        rootfs: Path | None,
+        cgroup: Path | None,
+    ) -> None:
+        """*namespace* is the container's user namespace, *keep* takes a descriptor over and numbers it."""
+        self._spec, self.tree, self._keep, self._namespace = spec, tree, keep, namespace
+        self._rootfs, self._cgroup = rootfs, cgroup
+        self._own = {each.type for each in spec.linux.namespaces}
+        self._held: list[Fd] = []
+        self.opened: dict[int, OpenedMount] = {}
+        self.late: dict[int, LateMount] = {}
+        self.missing: dict[int, list[str]] = {}
+        self.modes: dict[int, int] = {}
+        self.terminal: terminal.Terminal | None = None
+        self.console: int | None = None
+
+    def close(self) -> None:
+        """Close what only the look needed."""
+        for file in self._held:
+            file.close()
+
+    def lay(self) -> None:
+        """Open and lay each, in the order of the spec; then the working directory."""
+        for index, mount in enumerate(self._spec.mounts):
+            options = parse_options(mount.options)
+            if options.is_remount:
+                continue
+            file = self._open(index, mount, options)
+            place = self._make_place(index, mount, directory=file is None or is_directory(file))
+            if options.copies_up:
+                file = self._copied_up(index, mount, options, place)
+            check_over_proc(index, mount, place.path, file if index in self.opened else None)
+            self.tree.lay(place.path, None if mount.type == "devpts" else file, mount.type)
+        process = self._spec.process
+        if process is not None:
+            if not process.cwd.startswith("/") or "\0" in process.cwd:
+                raise InvalidSpec(f"process.cwd {process.cwd!r}: must be an absolute path")
+            self._note_missing(len(self._spec.mounts), self.tree.make(process.cwd, directory=True))
+
+    def _make_place(self, index: int, mount: schema.Mount, *, directory: bool) -> Place:
+        if mount.type in ("proc", "sysfs"):
+            self._require_ordinary(mount)
+        place = self.tree.make(mount.destination, directory=directory)
+        if place.path == "/":
+            raise InvalidSpec(f"mounts[{index}].destination {mount.destination}: leads to /, and the root is the image's")
+        self._note_missing(index, place)
+        if mount.type == "tmpfs" and place.mode is not None and index not in self.opened:
+            self.modes[index] = place.mode
+        return place
+
+    def _require_ordinary(self, mount: schema.Mount) -> None:
+        """A proc or sysfs behind a link would put masks elsewhere (CVE-2019-19921, CVE-2023-27561)."""
+        place = self.tree.find(mount.destination, follow=False)
+        if place is not None and place.is_directory is False:
+            raise InvalidSpec(
+                f"mount {mount.destination}: filesystem {mount.type!r} must be mounted on ordinary directory, "
+                "and in the image something else stands there"
+            )
+
+    def _note_missing(self, index: int, place: Place) -> None:
+        if place.missing or (place.layer.file is None and place.is_directory is False and place.path in place.layer.made):
+            self.missing[index] = list(place.missing)
+
+    def _open(self, index: int, mount: schema.Mount, options: Options) -> Fd | None:
+        """What can be made ready now; None for what init makes itself."""
+        if is_bind(mount):
+            late = self._inside(mount)
+            if late is not None:
+                return self._open_late(index, mount, options, late)
+            return self._take(index, open_bind(mount, self._find_namespace))
+        if not mount.type:
+            raise InvalidSpec(
+                f"mounts[{index}].type: {mount.destination}: a mount that is no bind mount needs the type of a file system"
+            )
+        if is_id_mapped(mount, options):
+            raise Unsupported(f"mount {mount.destination}: uidMappings: only bind mounts are id-mapped")
+        if options.copies_up and mount.type != "tmpfs":
+            raise InvalidSpec(f"mount {mount.destination}: options: tmpcopyup is for tmpfs")
+        if mount.type == "devpts" and self._spec.process is not None and self._spec.process.terminal and self.terminal is None:
+            return self._open_terminal(index, options)
+        if mount.type in ("cgroup", "cgroup2") and not self._has_own_cgroups():
+            return self._take(index, self._shown(mount, options, os.fspath(self._find_cgroup())))
+        needs, source = _SHOWS.get(mount.type, ("", ""))
+        if self._namespace is not None and needs and needs not in self._own:
+            return self._take(index, self._shown(mount, options, source))
+        return None
+
+    def _take(self, index: int, file: Fd) -> Fd:
+        self.opened[index] = OpenedMount(self._keep(file), is_directory(file))
+        return file
+
+    def _shown(self, mount: schema.Mount, options: Options, source: str) -> Fd:
+        """What the node has, in place of a new file system that a process inside may not make."""
+        data = {key for key, _ in options.data}
+        words = [word for word in mount.options if word.partition("=")[0] not in data]
+        return open_bind(schema.Mount(destination=mount.destination, type="rbind", source=source, options=["rbind", *words]))
+
+    def _find_namespace(self, mount: schema.Mount) -> Fd:
+        """The user namespace whose maps *mount* has: of its own, or the container's."""
+        if os.geteuid():
+            raise Unsupported(f"mount {mount.destination}: uidMappings: id-mapped mounts take the rights of root")
+        if mount.uid_mappings:
+            return userns.make(mount.uid_mappings, mount.gid_mappings, where=f"mount {mount.destination}")
+        if self._namespace is None:
+            raise InvalidSpec(
+                f"mount {mount.destination}: uidMappings: it has none, and the container has no user namespace to take them from"
+            )
+        return self._namespace.duplicate()
+
+    def _inside(self, mount: schema.Mount) -> Place | None:
+        """Where in the container's own tree the source lies, if mounts of this spec make a difference there."""
+        root = "" if self._rootfs is None else os.fspath(self._rootfs).rstrip("/")
+        source = posixpath.normpath(mount.source)
+        if not root or not f"{source}/".startswith(f"{root}/"):
+            return None
+        place = self.tree.find(source[len(root) :] or "/")
+        return place if place is not None and self.tree.has_mounts_below(place.path) else None
+
+    def _open_late(self, index: int, mount: schema.Mount, options: Options, place: Place) -> Fd | None:
+        check_bind(mount, options)
+        number = self._keep(self._find_namespace(mount)) if is_id_mapped(mount, options) else None
+        self.late[index] = LateMount(place.path, place.is_directory is not False, number)
+        if place.layer.file is None:
+            return None
+        file = open_in_root(place.layer.file, place.layer.inner(place.path))
+        self._held.append(file)
+        return file
+
+    def _has_own_cgroups(self) -> bool:
+        """Whether a new cgroup2 shows the container's own: mounted elsewhere it shows the node's, and resets its options.
+
+        (It also stalls for 8 to 16 ms: apply_cgroup_root_flags waits for an RCU period.)
+        """
+        namespace = next((each for each in self._spec.linux.namespaces if each.type == "cgroup"), None)
+        if namespace is None or not namespace.path:
+            return namespace is not None
+        with open_namespace("thread-self", "cgroup") as ours:
+            return identity(Path(namespace.path)) not in (INITIAL_CGROUP_NAMESPACE, identity(ours))
+
+    def _find_cgroup(self) -> Path:
+        if self._cgroup is not None:
+            return self._cgroup
+        own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        return find_tree() / own.lstrip("/")
+
+    def _open_terminal(self, index: int, options: Options) -> Fd:
+        """Mount the container's devpts here, so that its first terminal is opened by descriptor (CVE-2025-52565)."""
+        file = kernel_mount.new_filesystem("devpts", options.data, attributes=Flags(options.add).value())
+        self._take(index, file)
+        self.terminal = terminal.open_terminal(file)
+        self.console = self._keep(kernel_mount.clone_tree(self.terminal.name, directory=file))
+        return file
+
+    def _copied_up(self, index: int, mount: schema.Mount, options: Options, place: Place) -> Fd:
+        """A tmpfs that begins with what it covers."""
+        data = [(key, value) for key, value in options.data]
+        if place.mode is not None and not any(key == "mode" for key, _ in data):
+            data.append(("mode", f"{place.mode:04o}"))
+        file = self._take(index, kernel_mount.new_filesystem("tmpfs", [*options.superblock, *data]))
+        if place.layer.file is not None:
+            with open_in_root(place.layer.file, place.layer.inner(place.path), os.O_RDONLY | os.O_DIRECTORY) as covered:
+                if not any(key in ("uid", "gid") for key, _ in data):
+                    status = os.fstat(covered.fileno())
+                    os.chown(f"/proc/self/fd/{file.fileno()}", status.st_uid, status.st_gid)
+                copy_tree(covered, file)
+        apply_attributes(file, mount, options)
+        propagate(file, options)
+        return file
