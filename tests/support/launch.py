@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -15,8 +16,11 @@ from kernel.report import Outcome, Report
 ABOVE = 200
 
 
-def run(program: Program, descriptors: Mapping[int, Fd] | None = None) -> tuple[Outcome, int]:
-    """Run *program* to the end of its runner; the outcome and the runner's exit code."""
+def run(program: Program, descriptors: Mapping[int, Fd] | None = None, *, adopts: bool = False) -> tuple[Outcome, int]:
+    """Run *program* to the end of its runner; the outcome and the runner's exit code.
+
+    With *adopts*, which needs CLONE_PARENT, to the end of the new process, whose exit code it is then.
+    """
     report = Report(len(program.all_steps))
     with memory("kernelet-runner", runner_image()) as image, memory("program", program.pack()) as code:
         lifted = {PROGRAM_FD: code.duplicate(ABOVE), REPORT_FD: report.memory.duplicate(ABOVE)}
@@ -25,14 +29,15 @@ def run(program: Program, descriptors: Mapping[int, Fd] | None = None) -> tuple[
             pid = process.spawn(runner.fileno(), "runner", {number: file.fileno() for number, file in lifted.items()})
         for file in lifted.values():
             file.close()
-        _, status = os.waitpid(pid, 0)
-    outcome = report.read()
-    report.memory.close()
-    return outcome, os.waitstatus_to_exitcode(status)
+    return _end(report, pid, adopts=adopts)
 
 
 def run_stepped(
-    program: Program, descriptors: Mapping[int, Fd] | None = None, main: Callable[[], NoReturn] = stepper.main
+    program: Program,
+    descriptors: Mapping[int, Fd] | None = None,
+    main: Callable[[], NoReturn] = stepper.main,
+    *,
+    adopts: bool = False,
 ) -> tuple[Outcome, int]:
     """As ``run``, by the second executor, in a child with these descriptors and no others; *main* is what it runs."""
     report = Report(len(program.all_steps))
@@ -44,7 +49,13 @@ def run_stepped(
             _be_the_executor({number: file.fileno() for number, file in lifted.items()}, main)
         for file in lifted.values():
             file.close()
-        _, status = os.waitpid(pid, 0)
+    return _end(report, pid, adopts=adopts)
+
+
+def _end(report: Report, pid: int, *, adopts: bool) -> tuple[Outcome, int]:
+    _, status = os.waitpid(pid, 0)
+    if adopts and (adopted := report.read().pid):
+        _, status = os.waitpid(adopted, 0)
     outcome = report.read()
     report.memory.close()
     return outcome, os.waitstatus_to_exitcode(status)
@@ -57,9 +68,10 @@ def _be_the_executor(descriptors: Mapping[int, int], main: Callable[[], NoReturn
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for there, here in descriptors.items():
             os.dup2(here, there)
-        kept = sorted({0, 1, 2, *descriptors})
-        for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
-            os.closerange(low + 1, high)
+        for number in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):  # that of the listing itself
+                if number not in descriptors and not os.get_inheritable(number):  # what a spawn would not pass on either
+                    os.close(number)
         main()
     finally:
         os._exit(115)
