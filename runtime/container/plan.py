@@ -73,7 +73,7 @@ def plan(title: str, spec: schema.Spec) -> Plan:
     """What a start of *spec* will do.  Raises InvalidSpec or Unsupported as a start would."""
     drawn = sketch(spec, has_reaper=False)
     code = compile_filter(spec.linux.seccomp) if spec.linux.seccomp else None
-    return describe(init.program(title, spec, drawn.facts, code), drawn.names)
+    return describe(init.program(title, drawn.spec, drawn.facts, code), drawn.names)
 
 
 def describe(program: Program, names: dict[int, str]) -> Plan:

@@ -16,7 +16,7 @@ from pathlib import Path
 from kernel.capability import CAPABILITIES
 from runtime.container.limits import writes
 from runtime.container.options import parse_options
-from runtime.container.rootfs_devices import LINKS
+from runtime.container.rootfs_devices import LINKS, wanted_devices
 from runtime.container.sketch import sketch
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
@@ -198,7 +198,7 @@ def _devices(spec: schema.Spec) -> list[str]:
     if not any(mount.destination.rstrip("/") == "/dev" and mount.type == "tmpfs" for mount in spec.mounts):
         return []
     lines = ["", "# Devices, on a /dev that is the container's own."]
-    for device in spec.linux.devices:
+    for device in wanted_devices(spec).values():
         path = f'"$root"{shlex.quote(device.path)}'
         mode = 0o666 if device.file_mode is None else stat.S_IMODE(device.file_mode)
         numbers = "" if device.type == "p" else f" {device.major} {device.minor}"

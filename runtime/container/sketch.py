@@ -1,8 +1,9 @@
 """The ground of a start as it would be if everything that a spec asks for were there: pure, for plans.
 
 ``ground.py`` opens and looks; this only counts, in the same order, so that a program made from a sketch is the program
-that a start on this node would make.  Where only a look could tell (a bind's source may be a file or a directory) the
-usual is assumed.  A descriptor's number means nothing to a reader: ``names`` says what each stands for.
+that a start on this node would make.  Where only a look could tell, the usual is assumed: a bind's source is a directory
+unless its name is a file's, no path of the image is a link, every masked path is there.  A descriptor's number means
+nothing to a reader: ``names`` says what each stands for.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+import msgspec
+
 from kernel.capability import CAPABILITIES
+from runtime.container import ground_mounts
 from runtime.container.descriptors import FIRST_OPENED
 from runtime.container.facts import Facts, Join, OpenedMount
+from runtime.container.label import wants_label
 from runtime.container.namespaces import KINDS
 from runtime.container.options import parse_options
+from runtime.container.rootfs_devices import wanted_devices
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
 
 ATTACH_POINT = "/run/kernelet/root"
-_FRESH = {"tmpfs"}
+#: What a tmpfs covers has these permissions in an ordinary image, and they become its own.
+COVERED_MODE = 0o755
+_BEFORE_THE_PIVOT = ("prestart", "create_runtime", "create_container")
+#: File systems in which nothing can be made: a place for a mount in there is there, or the start fails.
+_OF_THE_KERNEL = {"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2"}
 #: Names under which pods bind single files, and of those paths that are hidden by default the ones that are files.
 _FILES = {"hosts", "hostname", "passwd", "group", "termination-log", "null", "zero", "full", "tty", "random", "urandom"}
 _HIDDEN_FILES = {"kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "interrupts"}
@@ -27,17 +37,22 @@ _HIDDEN_FILES = {"kcore", "keys", "latency_stats", "timer_list", "timer_stats", 
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """Facts for a program, and what the descriptors in them are."""
+    """Facts for a program, the spec that goes with them, and what the descriptors in them are."""
 
     facts: Facts
+    spec: schema.Spec
     names: dict[int, str]
 
 
 def sketch(spec: schema.Spec, *, has_reaper: bool = True) -> Sketch:
     """Facts for *spec* as if everything were there.  Raises InvalidSpec for what no ground could be prepared for."""
-    drawing = _Drawing(spec)
-    drawing.draw_namespaces()
+    settled = msgspec.convert(msgspec.to_builtins(spec), schema.Spec)
+    ground_mounts.settle(settled, None, None)
+    drawing = _Drawing(settled)
+    user = drawing.draw_namespaces()
+    procfs = drawing.draw_procfs()
     drawing.draw_mounts()
+    devices = drawing.draw_devices(is_bound=user is not None)
     masked = drawing.draw_masked()
     facts = Facts(
         attach_point=ATTACH_POINT,
@@ -46,12 +61,28 @@ def sketch(spec: schema.Spec, *, has_reaper: bool = True) -> Sketch:
         joins=tuple(drawing.joins),
         opened=tuple(drawing.opened.items()),
         missing=tuple((index, tuple(levels)) for index, levels in drawing.missing.items()),
+        modes=tuple(drawing.modes.items()),
         masked=masked,
+        devices=devices,
         null_device=drawing.null_device,
         console=drawing.console,
+        readonly_root=settled.root is not None and settled.root.readonly,
         has_reaper=has_reaper,
+        pauses=bool(settled.linux.net_devices or settled.linux.intel_rdt)
+        or any(getattr(settled.hooks, kind) for kind in _BEFORE_THE_PIVOT),
+        user_namespace=user,
+        procfs=procfs,
     )
-    return Sketch(facts, drawing.names)
+    return Sketch(facts, settled, drawing.names)
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A mount of the spec: where, what (empty when it is there already), and what init will have made in it."""
+
+    prefix: str
+    type: str
+    made: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -61,6 +92,8 @@ class _Drawing:
     joins: list[Join] = field(default_factory=list)
     opened: dict[int, OpenedMount] = field(default_factory=dict)
     missing: dict[int, list[str]] = field(default_factory=dict)
+    modes: dict[int, int] = field(default_factory=dict)
+    layers: list[_Layer] = field(default_factory=lambda: [_Layer("/", "")])
     root: int = 0
     null_device: int | None = None
     console: int | None = None
@@ -73,45 +106,84 @@ class _Drawing:
         self.names[number] = f"<{name}>"
         return number
 
-    def draw_namespaces(self) -> None:
-        for namespace in self.spec.linux.namespaces:
-            if namespace.path:
-                if namespace.type not in KINDS:
-                    raise InvalidSpec(f"linux.namespaces: unknown type {namespace.type!r}")
-                self.joins.append(Join(KINDS[namespace.type], self._take(namespace.path)))
+    def draw_namespaces(self) -> int | None:
+        """The user namespace, if there is one, and those to join."""
+        namespaces, user = self.spec.linux.namespaces, None
+        for namespace in namespaces:
+            if namespace.type not in KINDS:
+                raise InvalidSpec(f"linux.namespaces: unknown type {namespace.type!r}")
+            if namespace.type == "user":
+                user = self._take(namespace.path or "new user namespace")
+        joined = [namespace for namespace in namespaces if namespace.path and namespace.type != "user"]
+        self.joins = [Join(KINDS[namespace.type], self._take(namespace.path)) for namespace in joined]
+        return user
+
+    def draw_procfs(self) -> int | None:
+        process, linux = self.spec.process, self.spec.linux
+        of_process = process is not None and (process.oom_score_adj is not None or wants_label(process))
+        return self._take("procfs") if linux.sysctl or linux.time_offsets or of_process else None
 
     def draw_mounts(self) -> None:
-        wants_terminal = self.spec.process is not None and self.spec.process.terminal
         for index, mount in enumerate(self.spec.mounts):
-            if mount.type == "bind" or parse_options(mount.options).is_bind:
-                number = self._take(f"mount of {mount.source}")
-                self.opened[index] = OpenedMount(number, not _is_file(mount))
-            elif mount.type == "devpts" and wants_terminal:
-                self.opened[index] = OpenedMount(self._take("new devpts"), True)
-                self.console = self._take("terminal")
-        for index, mount in enumerate(self.spec.mounts):
-            self._place(index, mount.destination, directory=index not in self.opened or self.opened[index].is_directory)
+            options = parse_options(mount.options)
+            if options.is_remount:
+                continue
+            is_directory = self._open(index, mount)
+            layer = self._make(index, mount.destination, directory=is_directory)
+            is_opened = index in self.opened
+            if mount.type == "tmpfs" and not ground_mounts.is_bind(mount) and not layer.type:
+                self.modes[index] = COVERED_MODE
+            is_there = is_opened and mount.type != "devpts"
+            self.layers.append(_Layer(mount.destination.rstrip("/") + "/", "" if is_there else mount.type))
         if self.spec.process is not None:
-            self._place(len(self.spec.mounts), self.spec.process.cwd, directory=True)
+            self._make(len(self.spec.mounts), self.spec.process.cwd, directory=True)
 
-    def _place(self, index: int, path: str, *, directory: bool) -> None:
-        owner = self._mount_below(index, path)
-        if owner is not None and self.spec.mounts[owner].type in _FRESH and owner not in self.opened:
-            self.missing[index] = _levels(self.spec.mounts[owner].destination, path, directory=directory)
+    def _open(self, index: int, mount: schema.Mount) -> bool:
+        """Number what is made ready beforehand; whether the mount is a directory."""
+        options, is_directory = parse_options(mount.options), True
+        process = self.spec.process
+        if ground_mounts.is_bind(mount):
+            is_directory = not _is_file(mount)
+            self.opened[index] = OpenedMount(self._take(f"mount of {mount.source}"), is_directory)
+        elif mount.type == "devpts" and process is not None and process.terminal and self.console is None:
+            self.opened[index] = OpenedMount(self._take("new devpts"), True)
+            self.console = self._take("terminal")
+        elif options.copies_up or (mount.type in ("cgroup", "cgroup2") and not self._has("cgroup")):
+            self.opened[index] = OpenedMount(self._take(f"{mount.type} for {mount.destination}"), True)
+        return is_directory
 
-    def _mount_below(self, index: int, path: str) -> int | None:
-        best, length = None, 0
-        for earlier, mount in enumerate(self.spec.mounts[:index]):
-            prefix = mount.destination.rstrip("/") + "/"
-            if len(prefix) >= length and path.startswith(prefix):
-                best, length = earlier, len(prefix)
-        return best
+    def _has(self, kind: str) -> bool:
+        return any(namespace.type == kind for namespace in self.spec.linux.namespaces)
 
-    def draw_masked(self) -> tuple[tuple[str, bool], ...]:
-        found = tuple((path, os.path.basename(path) not in _HIDDEN_FILES) for path in self.spec.linux.masked_paths)
-        if any(not is_directory for _, is_directory in found):
+    def _make(self, index: int, path: str, *, directory: bool) -> _Layer:
+        """Note what init has to make on the way to *path*; returns the layer that it is in."""
+        path = path.rstrip("/") or "/"
+        layer = next(layer for layer in reversed(self.layers) if path.startswith(layer.prefix) or path == layer.prefix[:-1])
+        if not layer.type or layer.type in _OF_THE_KERNEL or path == layer.prefix[:-1]:
+            return layer
+        levels = [level for level in _levels(layer.prefix, path, directory=directory) if level not in layer.made]
+        is_new_file = not directory and path not in layer.made
+        layer.made.update(levels, [path])
+        if levels or is_new_file:
+            self.missing[index] = levels
+        return layer
+
+    def draw_devices(self, *, is_bound: bool) -> tuple[tuple[str, int | None], ...]:
+        """Those that are not made by init: on the image's own /dev, and all of them in a user namespace."""
+        found: dict[str, int | None] = {}
+        for path, device in wanted_devices(self.spec).items():
+            layer = next(layer for layer in reversed(self.layers) if path.startswith(layer.prefix))
+            if is_bound and device.type != "p":
+                found[path] = self._take(f"device {path}")
+            elif not layer.type:
+                found[path] = None
+        return tuple(found.items())
+
+    def draw_masked(self) -> tuple[tuple[str, bool | None], ...]:
+        found = {path: os.path.basename(path) not in _HIDDEN_FILES for path in self.spec.linux.masked_paths}
+        if not all(found.values()):
             self.null_device = self._take("/dev/null")
-        return found
+        return tuple(found.items())
 
 
 def _is_file(mount: schema.Mount) -> bool:

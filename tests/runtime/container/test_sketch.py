@@ -40,24 +40,38 @@ def nested(made: schema.Spec) -> None:
     ]
 
 
+def users(made: schema.Spec) -> None:
+    made.linux.namespaces.append(schema.Namespace(type="user"))
+    made.linux.uid_mappings = [schema.IdMapping(container_id=0, host_id=100000, size=65536)]
+    made.linux.gid_mappings = [schema.IdMapping(container_id=0, host_id=200000, size=65536)]
+
+
+def hooked(made: schema.Spec) -> None:
+    made.hooks.create_runtime = [schema.Hook(path="/bin/true")]
+    made.mounts.append(schema.Mount(destination="/etc", type="tmpfs", source="tmpfs", options=["tmpcopyup"]))
+
+
 @pytest.mark.requires("root")
-@pytest.mark.parametrize("change", [lambda _: None, as_a_user, with_a_terminal, joined, nested])
+@pytest.mark.parametrize("change", [lambda _: None, as_a_user, with_a_terminal, joined, nested, users, hooked])
 def test_what_is_planned_is_what_is_run(tmp_path: Path, change: Callable[[schema.Spec], object]) -> None:
     wanted = spec(change)
     wanted.linux.masked_paths = [path for path in wanted.linux.masked_paths if os.path.exists(path)]
     assert wanted.linux.masked_paths
     bundle = write_bundle(tmp_path / "bundle", wanted)
+    for each in wanted.mounts:  # what the image has; a bind makes its own place
+        if each.type != "bind" and not each.destination.startswith(("/dev/", "/sys/")):
+            (bundle / "rootfs" / each.destination.strip("/")).mkdir(exist_ok=True)
     root = mount.clone_tree(bundle / "rootfs", recursive=True)
-    prepared = ground.prepare(wanted, root, attach_point=tmp_path, in_cgroup=True, has_reaper=False)
+    prepared = ground.prepare(wanted, root, attach_point=tmp_path, in_cgroup=True, has_reaper=False, can_pause=True)
     drawn = sketch(wanted, has_reaper=False)
     try:
         facts = dataclasses.replace(prepared.facts, attach_point=drawn.facts.attach_point)
+        drawn_facts = dataclasses.replace(drawn.facts, last_capability=facts.last_capability, grantable=facts.grantable)
+        assert drawn_facts == facts
         real = describe(init.program("x", wanted, facts), drawn.names)
     finally:
         prepared.close()
-    planned = describe(
-        init.program("x", wanted, dataclasses.replace(drawn.facts, last_capability=facts.last_capability)), drawn.names
-    )
+    planned = describe(init.program("x", drawn.spec, drawn_facts), drawn.names)
     assert [step.text for step in planned.steps] == [step.text for step in real.steps]
     assert planned == real
 
