@@ -1,8 +1,9 @@
 """Devices that are seen to beforehand: those on file systems that are there, and those that no process inside may make.
 
-A node on the image's own file system is made here and looked at, for other containers may work on the same files;
-one that is there already must be the device that the spec says.  In a user namespace nobody may make one, so it is
-made here, on a file system of the node's that nobody else sees, and bound into its place.
+A node on the image's own file system is made here and looked at, for other containers may work on the same files; one
+that is there already must be the device that the spec says (if only the runtime wants one, what is there is left).
+In a user namespace nobody may make one, so it is made here, on a file system of the node's that nobody else sees, and
+bound into its place.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import posixpath
 import stat
 from collections.abc import Callable
 
@@ -45,6 +47,7 @@ class _Nodes:
     def __init__(self, spec: schema.Spec, tree: Tree, keep: Callable[[Fd], int], *, in_user_namespace: bool) -> None:
         self._linux, self._tree, self._keep = spec.linux, tree, keep
         self._binds = in_user_namespace or not may_make_nodes()
+        self._listed = {posixpath.normpath(device.path) for device in spec.linux.devices}
         self._workshop: Fd | None = None
 
     def close(self) -> None:
@@ -57,7 +60,8 @@ class _Nodes:
             return False
         place = self._tree.find(path, follow=False)
         if place is not None and place.is_directory is not None:
-            self._require(path, device)
+            if path in self._listed:
+                self._require(path, device)
             return None
         above = self._tree.make(os.path.dirname(path), directory=True)
         if self._binds and device.type != "p":

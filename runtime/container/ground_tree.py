@@ -20,7 +20,7 @@ from runtime.errors import InvalidSpec
 #: As many links as the kernel follows.
 LINKS = 40
 #: What stands in the way there is the image's or the request's doing.
-_NO_PLACE = {errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EEXIST, errno.ENAMETOOLONG}
+_NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EEXIST, errno.ENAMETOOLONG}
 #: File systems in which nothing can be made, and what they are called where the node has them.
 _OF_THE_KERNEL = {"proc": "/proc", "sysfs": "/sys", "devpts": "", "mqueue": "", "cgroup": "", "cgroup2": ""}
 #: Paths of the kernel's whose kind is remembered.
@@ -97,7 +97,11 @@ class Tree:
         Raises InvalidSpec when something else is in the way, or what is below is read-only.
         """
         try:
-            return self._straight(path) or self._walk(path, make=directory)
+            place = self._straight(path) or self._walk(path, make=directory)
+            if place.is_directory not in (None, directory):
+                code = errno.EISDIR if place.is_directory else errno.ENOTDIR
+                raise OSError(code, os.strerror(code), path)
+            return place
         except OSError as error:
             if error.errno == errno.EROFS:
                 raise InvalidSpec(f"mount at {path}: nothing stands there, and what is below is read-only") from error
@@ -181,8 +185,10 @@ class Tree:
         """In a file system that does not exist yet."""
         if layer.type in _OF_THE_KERNEL:
             known = _OF_THE_KERNEL[layer.type]
-            kind = _kind_in_kernel(known + layer.inner(path)) if known else None
-            if known and kind is None and make is None:
+            if make is not None or not known:
+                return Place(path, layer, None)
+            kind = _kind_in_kernel(known + layer.inner(path))
+            if kind is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             return Place(path, layer, kind)
         if path in layer.made:
