@@ -54,10 +54,11 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     label.label(steps, user, facts.procfs)
     scheduling.schedule(steps, user)
     namespaces.enter(steps, spec, facts)
-    sysctls.set_sysctls(steps, spec, facts.procfs)
+    sysctls.set_sysctls(steps, spec, facts.procfs, sysctls.OF_THE_NODES_ROOT)
     rootfs.enter(steps, facts)
     if has_users:
         process.become_root(steps)  # after what only the owner of the host's files may do, before it makes files itself
+    sysctls.set_sysctls(steps, spec, facts.procfs, sysctls.OF_ITS_ROOT)
     rootfs.mount_all(steps, spec, facts)
     rootfs_devices.make_devices(steps, spec, facts)
     if facts.pauses:

@@ -17,18 +17,21 @@ _OWNERS = {
     "uts": re.compile(r"kernel\.(hostname|domainname)"),
     "user": re.compile(r"user\..*"),
 }
+#: With a user namespace: what the node's root may write, and what its own root may.
+OF_THE_NODES_ROOT, OF_ITS_ROOT = ("uts",), ("network", "ipc", "user")
 #: Names between dots; a slash within one is a dot of the name (``net.ipv4.conf.eth0/100.forwarding``), never two together.
 _NAME = r"[A-Za-z0-9_:@+-]+(/[A-Za-z0-9_:@+-]+)*"
 _KEY = re.compile(rf"{_NAME}(\.{_NAME})+", re.ASCII)
 _SWAP = str.maketrans("./", "/.")
 
 
-def set_sysctls(steps: Program, spec: schema.Spec, procfs: int | None) -> None:
-    """Write the spec's settings: procfs shows those of the namespaces that the writer is in."""
-    steps.heading("kernel settings")
+def set_sysctls(steps: Program, spec: schema.Spec, procfs: int | None, owners: Collection[str] = tuple(_OWNERS)) -> None:
+    """Write those of the spec's settings that belong to *owners*: procfs shows those of the namespaces that the writer is in."""
     namespaces = {namespace.type for namespace in spec.linux.namespaces}
-    for key, value in spec.linux.sysctl.items():
-        check(key, namespaces)
+    wanted = {key: value for key, value in spec.linux.sysctl.items() if check(key, namespaces) in owners}
+    if wanted:
+        steps.heading("kernel settings")
+    for key, value in wanted.items():
         procfs_steps.write(
             steps,
             procfs,
@@ -36,7 +39,7 @@ def set_sysctls(steps: Program, spec: schema.Spec, procfs: int | None) -> None:
             value,
             store="setting",
             why=f"set {key} to {value}",
-            absent="this kernel has no such setting",
+            absent="this kernel has no such setting, or it is the node's",
             hint="the value is out of range, or the setting is the node's",
         )
 
