@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from pathlib import Path
 
 from kernel import mount as kernel_mount
 from kernel.fd import Fd
@@ -53,6 +54,22 @@ def open_bind(mount: schema.Mount, find_namespace: FindNamespace | None = None) 
         file.close()
         raise
     return file
+
+
+def open_root(path: Path, propagation: str = "") -> Fd:
+    """A detached mount of a root file system in a directory of the node's, with all that is mounted below.
+
+    *propagation* is linux.rootfsPropagation: a slave goes on following the node's mount; any other is apart from it, so
+    that nothing which is mounted in the container shows on the node.
+    """
+    root = kernel_mount.clone_tree(path, recursive=True)
+    try:
+        kind = "slave" if propagation in ("slave", "rslave") else "private"
+        kernel_mount.set_attributes(root, propagation=kind, recursive=True)
+    except BaseException:
+        root.close()
+        raise
+    return root
 
 
 def check_bind(mount: schema.Mount, options: Options) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kernel import mount
 from kernel.fd import Fd, open_path
+from runtime.container.ground_binds import open_root
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
 from runtime.spec.load import SIZE_LIMIT_BYTES, load
@@ -21,14 +21,8 @@ class Bundle:
         self.path, self.document, self.spec, self.rootfs = path, document, spec, rootfs
 
     def open_root(self) -> Fd:
-        """A detached copy of the root's mount, with all that is mounted below: nobody else's mounts follow it."""
-        root = mount.clone_tree(self.rootfs, recursive=True)
-        try:
-            mount.set_attributes(root, propagation="private", recursive=True)
-        except BaseException:
-            root.close()
-            raise
-        return root
+        """A detached mount of it, with all that is mounted below."""
+        return open_root(self.rootfs, self.spec.linux.rootfs_propagation)
 
 
 def load_bundle(directory: str, config: str = "") -> Bundle:

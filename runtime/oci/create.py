@@ -14,7 +14,6 @@ from kernel.terminal import Terminal
 from runtime.container import ground, init
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
-from runtime.container.seccomp import compile_filter
 from runtime.errors import InvalidArgument, InvalidSpec, StartFailed
 from runtime.oci import console, place
 from runtime.oci.around import late_hooks, run_create_hooks
@@ -62,7 +61,7 @@ def create(request: Request, *, detached: bool = True) -> Created:
         undo.callback(destroy, container)
         write_whole(container.path / CONFIG, bundle.document)
         cgroup = _make_cgroup(request, container, bundle.spec)
-        prepared = _prepare(container, bundle, len(preserved), in_cgroup=cgroup is not None)
+        prepared = _prepare(request, container, bundle, len(preserved), cgroup)
         undo.callback(prepared.close)
         code = compile_seccomp(bundle.spec)
         program = init.program(f"init of {container.id}", bundle.spec, prepared.facts, code)
@@ -125,6 +124,7 @@ def compile_seccomp(spec: schema.Spec) -> bytes | None:
     """The filter's instructions, or None."""
     if spec.linux.seccomp is None:
         return None
+    from runtime.container.seccomp import compile_filter
 
     return compile_filter(spec.linux.seccomp)
 
@@ -186,12 +186,21 @@ def _make_cgroup(request: Request, container: Container, spec: schema.Spec) -> C
     return cgroup
 
 
-def _prepare(container: Container, bundle: Bundle, preserved: int, *, in_cgroup: bool) -> ground.Ground:
+def _prepare(request: Request, container: Container, bundle: Bundle, preserved: int, cgroup: Cgroup | None) -> ground.Ground:
     attach_point = container.path / ATTACH_POINT
     attach_point.mkdir(mode=0o700)
-    root = bundle.open_root()
     return ground.prepare(
-        bundle.spec, root, attach_point=attach_point, in_cgroup=in_cgroup, has_reaper=False, preserved=preserved
+        bundle.spec,
+        bundle.open_root(),
+        attach_point=attach_point,
+        in_cgroup=cgroup is not None,
+        has_reaper=False,
+        preserved=preserved,
+        can_pause=True,
+        pivots=not request.flags.has("no-pivot"),
+        bundle=bundle.path,
+        rootfs=bundle.rootfs,
+        cgroup=None if cgroup is None else cgroup.path,
     )
 
 
