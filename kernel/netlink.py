@@ -39,6 +39,10 @@ RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 4, 0, 1
 IFF_UP = 0x1
 
+# linux/if_addr.h: the flags of an address that whoever gave it may choose, and one that the kernel sets where there is no end
+IFA_F_PERMANENT = 0x80
+IFA_F_CHOSEN = 0x02 | 0x10 | 0x100 | 0x200 | 0x400  # nodad, homeaddress, managetempaddr, noprefixroute, mcautojoin
+
 #: How often a dump is asked again when the tables changed under it (NLM_F_DUMP_INTR).
 ATTEMPTS = 16
 
@@ -199,6 +203,19 @@ class Link:
     hardware_address: str
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address of a link as the kernel describes it, so that another link, or the same one elsewhere, can be given it."""
+
+    family: int
+    prefix_length: int
+    attributes: tuple[tuple[str, object], ...]
+
+    def __str__(self) -> str:
+        found = dict(self.attributes)
+        return f"{found.get('IFA_LOCAL') or found.get('IFA_ADDRESS')}/{self.prefix_length}"
+
+
 class Netlink(Socket):
     """The links, addresses and routes of one network namespace.  Use it in ``with``."""
 
@@ -230,6 +247,42 @@ class Netlink(Socket):
 
     def set_up(self, name: str) -> None:
         self.execute(Request(_link(("IFLA_IFNAME", name), up=True), RTM_NEWLINK, NLM_F_ACK, "set link up", name))
+
+    def set_down(self, name: str) -> None:
+        message = _link(("IFLA_IFNAME", name))
+        message["change"] = IFF_UP
+        self.execute(Request(message, RTM_NEWLINK, NLM_F_ACK, "set link down", name))
+
+    def move_link(self, link: Link, namespace: Fd, name: str) -> None:
+        """Move *link* to *namespace* and call it *name* there, at once; it is down there, and has lost its addresses.
+
+        Raises OSError: EEXIST when there is one of that name, EINVAL for a link that is bound to its namespace.
+        """
+        message = _link(("IFLA_NET_NS_FD", namespace.fileno()), ("IFLA_IFNAME", name))
+        message["index"] = link.index
+        self.execute(Request(message, RTM_NEWLINK, NLM_F_ACK, f"move link to another namespace, as {name}", link.name))
+
+    def lasting_addresses(self, link: Link) -> list[Address]:
+        """The addresses of *link* that mean the same elsewhere: global, and given for good, not learned from the network."""
+        found = []
+        for message in self._addresses(link, socket.AF_UNSPEC):
+            flags = message.get_attr("IFA_FLAGS") or message["flags"]
+            if message["scope"] == RT_SCOPE_UNIVERSE and flags & IFA_F_PERMANENT:
+                kept = ("IFA_LOCAL", "IFA_ADDRESS", "IFA_BROADCAST", "IFA_RT_PRIORITY")
+                attributes = [(name, message.get_attr(name)) for name in kept if message.get_attr(name) is not None]
+                attributes.append(("IFA_FLAGS", flags & IFA_F_CHOSEN))
+                found.append(Address(message["family"], message["prefixlen"], tuple(attributes)))
+        return found
+
+    def add_address(self, link: Link, address: Address) -> None:
+        """Give *link* an address that was found somewhere else."""
+        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+
+        message = ifaddrmsg()
+        message["family"], message["index"], message["prefixlen"] = address.family, link.index, address.prefix_length
+        message["attrs"] = list(address.attributes)
+        flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+        self.execute(Request(message, RTM_NEWADDR, flags, f"add address {address}", link.name))
 
     def set_address(self, link: Link, address: IPv4Interface) -> None:
         """Give *link* an address with its prefix; once more does no harm."""
@@ -285,17 +338,16 @@ class Netlink(Socket):
 
     def addresses(self, link: Link) -> list[IPv4Interface]:
         """The IPv4 addresses of *link*."""
+        found = self._addresses(link, socket.AF_INET)
+        return [IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"])) for message in found]
+
+    def _addresses(self, link: Link, family: int) -> list[Any]:
         from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
         message = ifaddrmsg()
-        message["family"] = socket.AF_INET
+        message["family"] = family
         answers = self.ask(Request(message, RTM_GETADDR, NLM_F_DUMP, "list addresses", link.name))
-        decoded = [_decode(ifaddrmsg, answer) for answer in answers]
-        return [
-            IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"]))
-            for message in decoded
-            if message["index"] == link.index
-        ]
+        return [message for message in (_decode(ifaddrmsg, answer) for answer in answers) if message["index"] == link.index]
 
     def default_gateways(self) -> list[IPv4Address]:
         """The gateways of the default routes."""
