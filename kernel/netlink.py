@@ -38,10 +38,8 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 4, 0, 1
 IFF_UP = 0x1
-
-# linux/if_addr.h: the flags of an address that whoever gave it may choose, and one that the kernel sets where there is no end
-IFA_F_PERMANENT = 0x80
-IFA_F_CHOSEN = 0x02 | 0x10 | 0x100 | 0x200 | 0x400  # nodad, homeaddress, managetempaddr, noprefixroute, mcautojoin
+# linux/if_addr.h: without an end; and what whoever gives one chooses: nodad, home, managetempaddr, noprefixroute, mcautojoin
+IFA_F_PERMANENT, IFA_F_CHOSEN = 0x80, 0x02 | 0x10 | 0x100 | 0x200 | 0x400
 
 #: How often a dump is asked again when the tables changed under it (NLM_F_DUMP_INTR).
 ATTEMPTS = 16
@@ -270,7 +268,7 @@ class Netlink(Socket):
             if message["scope"] == RT_SCOPE_UNIVERSE and flags & IFA_F_PERMANENT:
                 kept = ("IFA_LOCAL", "IFA_ADDRESS", "IFA_BROADCAST", "IFA_RT_PRIORITY")
                 attributes = [(name, message.get_attr(name)) for name in kept if message.get_attr(name) is not None]
-                attributes.append(("IFA_FLAGS", flags & IFA_F_CHOSEN))
+                attributes += [("IFA_FLAGS", flags & IFA_F_CHOSEN)]
                 found.append(Address(message["family"], message["prefixlen"], tuple(attributes)))
         return found
 
@@ -338,8 +336,8 @@ class Netlink(Socket):
 
     def addresses(self, link: Link) -> list[IPv4Interface]:
         """The IPv4 addresses of *link*."""
-        found = self._addresses(link, socket.AF_INET)
-        return [IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"])) for message in found]
+        messages = self._addresses(link, socket.AF_INET)
+        return [IPv4Interface((each.get_attr("IFA_LOCAL"), each["prefixlen"])) for each in messages]
 
     def _addresses(self, link: Link, family: int) -> list[Any]:
         from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
