@@ -51,6 +51,14 @@ def filter_length(filter_bytes: bytes) -> int:
     return count
 
 
+def is_supported(flag: str) -> bool:
+    """Whether this kernel takes *flag* of ``FLAGS``: asked with no filter, it complains of that, if not of the flag before."""
+    value = FLAGS[flag]
+    if flag == "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV":  # goes with a listener alone
+        value |= lib.SECCOMP_FILTER_FLAG_NEW_LISTENER
+    return bool(lib.linux_seccomp(lib.SECCOMP_SET_MODE_FILTER, value, ffi.NULL) < 0 and ffi.errno == errno.EFAULT)
+
+
 def install(filter_bytes: bytes, *, flags: int = 0) -> None:
     """Put *filter_bytes* (an array of struct sock_filter) before every system call of this thread.
 

@@ -68,12 +68,11 @@ def _check_usage(cgroup: Cgroup, memory: schema.Memory) -> None:
     used = cgroup.number("memory.current")
     if used is None:
         return
-    swapped = cgroup.number("memory.swap.current") or 0
-    for field, limit, usage in (("limit", memory.limit, used), ("swap", memory.swap, used + swapped)):
+    both = used + (cgroup.number("memory.swap.current") or 0)
+    for field, name, limit, usage in (("swap", "memory+swap", memory.swap, both), ("limit", "memory", memory.limit, used)):
         if limit is not None and 0 < limit <= usage:
-            raise InvalidSpec(
-                f"linux.resources.memory.{field}: {limit} is not above what is used now, {usage} (checkBeforeUpdate)"
-            )
+            reason = f"rejecting {name} limit {limit}: {usage} bytes are used already (checkBeforeUpdate)"
+            raise InvalidSpec(f"linux.resources.memory.{field}: {reason}")
 
 
 def _settle_type(cgroup: Cgroup, controllers: Iterable[str]) -> None:

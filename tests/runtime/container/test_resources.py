@@ -140,8 +140,11 @@ def test_without_accounting_of_swap_no_amount_can_be_promised(drawn: Cgroup) -> 
 @pytest.mark.parametrize(
     ("memory", "message"),
     [
-        (schema.Memory(limit=4096, check_before_update=True), r"memory\.limit: 4096 is not above what is used now, 4096"),
-        (schema.Memory(limit=4097, swap=4196, check_before_update=True), r"memory\.swap: 4196 is not above .* 4196"),
+        (schema.Memory(limit=4096, check_before_update=True), r"memory\.limit: rejecting memory limit 4096: 4096 bytes"),
+        (
+            schema.Memory(limit=4097, swap=4196, check_before_update=True),
+            r"memory\.swap: rejecting memory\+swap limit 4196: 4196",
+        ),
     ],
 )
 def test_a_limit_that_is_used_up_is_refused_if_that_is_to_be_looked_at(
