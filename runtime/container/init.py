@@ -65,7 +65,7 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
         process.wait_for_caller(steps)
     rootfs.pivot(steps, facts)
     rootfs.protect(steps, spec, facts)
-    process.attach_terminal(steps, user, facts.keyring, has_users=has_users)
+    process.attach_terminal(steps, user, facts.keyring)
     pipes = process.close_all(steps, facts.preserved)  # before chdir: no descriptor may lead back to the host
     scheduling.set_personality(steps, spec.linux.personality)
     scheduling.set_memory_policy(steps, spec.linux.memory_policy)

@@ -93,7 +93,7 @@ def enter(title: str, spec_process: schema.Process, entrance: Entrance, system_c
     _join(steps, rest, "enter all the container's namespaces; its root becomes /")
     if has_users:
         process.become_root(steps)
-    process.attach_terminal(steps, spec_process, entrance.keyring, has_users=has_users)
+    process.attach_terminal(steps, spec_process, entrance.keyring)
     pipes = process.close_all(steps, entrance.preserved)
     scheduling.set_personality(steps, entrance.personality)
     scheduling.set_memory_policy(steps, entrance.memory_policy)

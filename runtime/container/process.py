@@ -21,8 +21,8 @@ from runtime.spec import schema
 LAST = 0xFFFFFFFF
 #: Where preserved descriptors begin in the container.
 FIRST = 3
-#: Rights of a keyring (keyctl_setperm(3)): what join_session_keyring gives, and searching by its user or by anybody.
-_KEYRING_RIGHTS, _SEARCH_BY_USER, _SEARCH_BY_OTHERS = 0x3F130000, 0x00080000, 0x00000008
+#: Rights of a keyring (keyctl_setperm(3)): what join_session_keyring gives, and searching by its user.
+_KEYRING_RIGHTS = 0x3F130000 | 0x00080000
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -34,7 +34,7 @@ class Pipes:
     start: Descriptor | Slot = Descriptor.START
 
 
-def attach_terminal(steps: Program, process: schema.Process, keyring: str | None = "", *, has_users: bool = False) -> None:
+def attach_terminal(steps: Program, process: schema.Process, keyring: str | None = "") -> None:
     """A session of its own, led by this process, with its own keys, and the terminal in control of it.
 
     *keyring* is the name of the session keyring, which an exec'd process of the same container joins by that name;
@@ -53,9 +53,8 @@ def attach_terminal(steps: Program, process: schema.Process, keyring: str | None
             hint="too many keys for this user: look at /proc/key-users",
         )
         if keyring:
-            search = _SEARCH_BY_OTHERS if has_users else _SEARCH_BY_USER
-            why = "that a process of the container, whatever its user, finds the keyring's keys"
-            steps.call("keyctl", Flags(("KEYCTL_SETPERM",)), ring, _KEYRING_RIGHTS | search, why=why, tolerate=(errno.EACCES,))
+            why = "that an exec'd process finds it by its name: it joins as the same user"
+            steps.call("keyctl", Flags(("KEYCTL_SETPERM",)), ring, _KEYRING_RIGHTS, why=why, tolerate=(errno.EACCES,))
     if process.terminal:
         steps.call("ioctl", Descriptor.STDIN, Flags(("TIOCSCTTY",)), 0, why="the terminal controls this session")
 
