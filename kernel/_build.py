@@ -74,7 +74,7 @@ CALLS = """
     fchown fchownat
     fcntl fsconfig fsmount fsopen futex getcwd getpid ioctl ioprio_set keyctl kill linkat mkdirat mknodat mmap mount mount_setattr
     move_mount munmap nanosleep open_tree openat openat2 personality pidfd_getfd pidfd_open pivot_root ppoll prctl prlimit64 read
-    renameat2 socket rt_sigaction rt_sigprocmask sched_setaffinity sched_setattr seccomp set_mempolicy setdomainname
+    recvmsg renameat2 socket rt_sigaction rt_sigprocmask sched_setaffinity sched_setattr seccomp set_mempolicy setdomainname
     setgroups sethostname setns
     setresgid setresuid setsid symlinkat umask umount2 unlinkat unshare utimensat wait4 waitid write
 """.split()

@@ -11,8 +11,6 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import prctl
-
 from kernel.fd import Fd
 
 #: Signals to reset, all that can be, because being ignored survives execve: Python ignores two, whoever started the
@@ -22,11 +20,15 @@ _RESET = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 def set_name(name: str) -> None:
     """Name this process for ps, 15 bytes at most."""
+    import prctl
+
     prctl.set_name(name)
 
 
 def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent ends (PR_SET_CHILD_SUBREAPER)."""
+    import prctl  # 1 ms, for one call that few who spawn need
+
     prctl.set_child_subreaper(1)
 
 
@@ -38,6 +40,24 @@ def spawn(image: int, name: str, descriptors: Mapping[int, int]) -> int:
     """
     actions = [(os.POSIX_SPAWN_DUP2, here, there) for there, here in descriptors.items()]
     return os.posix_spawn(f"/proc/self/fd/{image}", [name], {}, file_actions=actions, setsigdef=_RESET, setsigmask=())
+
+
+def spawn_above(image: Fd, name: str, descriptors: Mapping[int, Fd]) -> int:
+    """``spawn`` with copies of those that lie among the numbers there."""
+    above = max(descriptors) + 1
+    lifted: list[Fd] = []
+
+    def number_of(file: Fd) -> int:
+        if file.fileno() < above:
+            file = file.duplicate(above)
+            lifted.append(file)
+        return file.fileno()
+
+    try:
+        return spawn(number_of(image), name, {number: number_of(file) for number, file in descriptors.items()})
+    finally:
+        for file in lifted:
+            file.close()
 
 
 def start_session(command: Sequence[str], log: Path) -> int:

@@ -10,7 +10,7 @@ No Python runs in the child, so no import, codec, lock or garbage collection can
 container's file system (a fork-unsafe parent is harmless too: 70,000 launches beside a live gRPC
 server, no hang; Python in a cloned child of a threaded process hung in 6 to 27 % of tries).
 
-The language is tiny: *call*, *store* the result in a slot, *tolerate* an errno, *clone*, end.  A step
+The language is tiny: *call*, *store* the result in a slot, *tolerate* an errno, *clone*, *chain*, end.  A step
 that needs a slot which a tolerated failure left empty is skipped.  The same list is printed, compared
 and tested without root (``describe``), which is why arguments keep their names until they are packed.
 """
@@ -36,7 +36,7 @@ PROGRAM_FD, REPORT_FD = 3, 4
 _HEADER = struct.Struct("<IHHIIIIII")
 _STEP = struct.Struct("<HBBHH4H6q")
 _MAGIC, _VERSION = 0x6C6E726B, 1
-_CALL, _CLONE = 0, 1
+_CALL, _CLONE, _CHAIN = 0, 1, 2
 _LITERAL, _ADDRESS, _SLOT = 0, 1, 2
 _NO_SLOT = 0xFF
 _SIGN = 1 << 63
@@ -93,7 +93,14 @@ class Buffer(NamedTuple):
     offset: int = 0
 
 
-Argument = int | str | bytes | Slot | Flags | Vector | Words | Filter | Buffer
+class Structure(NamedTuple):
+    """Words of 64 bits in memory: numbers, and addresses of other memory; *label* is how it is printed."""
+
+    words: tuple[int | Buffer | Structure, ...]
+    label: str
+
+
+Argument = int | str | bytes | Slot | Flags | Vector | Words | Filter | Buffer | Structure
 
 
 class Step(NamedTuple):
@@ -144,6 +151,10 @@ class Program:
         every = Flags((*names, "CLONE_PIDFD", "CLONE_PARENT_SETTID", "CLONE_CLEAR_SIGHAND"))
         self.clone_index = len(self.steps)
         self.steps.append(Step("clone3", (every, -1 if cgroup is None else cgroup), why, "pid", (), hint))
+
+    def chain(self, *, why: str) -> None:
+        """End by going on with the program, and the report, that are in PROGRAM_FD and REPORT_FD by then."""
+        self.steps.append(Step("chain", (), why))
 
     def afterwards(
         self, name: str, *arguments: Argument, why: str, store: str | None = None, tolerate: Iterable[int] = ()
@@ -215,6 +226,8 @@ def describe_argument(argument: Argument) -> str:
             return argument.name.lower()
         case Vector(items):
             return "[" + ", ".join(_quote(item) for item in items) + "]"
+        case Structure(_, label):
+            return label
         case Words(_, values, label):
             return label or "{" + ", ".join(map(str, values)) + "}"
         case Filter(code):
@@ -296,6 +309,8 @@ class _Packer:
     def _pack_step(self, step: Step, *, is_clone: bool) -> bytes:
         store = self._slot(step.store) if step.store else _NO_SLOT
         tolerated = _tolerated(step.tolerate)
+        if step.call == "chain":
+            return _STEP.pack(0, _CHAIN, _NO_SLOT, 0, 0, *tolerated, *_PADDING[0])
         if is_clone:
             arguments = (self._clone_arguments(step), ffi.sizeof("struct clone_args"), 0, 0, 0, 0)
             return _STEP.pack(_number("clone3"), _CLONE, store, _ADDRESS, 0, *tolerated, *arguments)
@@ -321,25 +336,28 @@ class _Packer:
             raise ValueError(f"a program has {_MAX_SLOTS} slots at most")
         return number
 
-    def _place(self, argument: str | bytes | Vector | Words | Filter | Buffer) -> int:
+    def _place(self, argument: str | bytes | Vector | Words | Filter | Buffer | Structure) -> int:
         """Put *argument* into the data, once; return its offset in the program."""
         if isinstance(argument, Buffer):
             return self._place_once((Buffer, argument.name), argument) + argument.offset
         return self._place_once((type(argument), argument), argument)
 
-    def _place_once(self, key: object, argument: str | bytes | Vector | Words | Filter | Buffer) -> int:
+    def _place_once(self, key: object, argument: str | bytes | Vector | Words | Filter | Buffer | Structure) -> int:
         place = self._known.get(key)
         if place is None:
             place = self._known[key] = self._write(argument)
         return place
 
-    def _write(self, argument: str | bytes | Vector | Words | Filter | Buffer) -> int:
+    def _write(self, argument: str | bytes | Vector | Words | Filter | Buffer | Structure) -> int:
         match argument:
             case Vector(items):
                 addresses = [self._place(_checked(item)) for item in items]
                 return self._write_words(8, (*addresses, 0), relocate=range(len(items)))
             case Words(width, values):
                 return self._write_words(width, values)
+            case Structure(words):
+                placed = [word if isinstance(word, int) else self._place(word) for word in words]
+                return self._write_words(8, placed, [at for at, word in enumerate(words) if not isinstance(word, int)])
             case Filter(code):
                 return self._write_words(8, (len(code) // 8, self._append(code, 8)), relocate=(1,))
             case Buffer(_, size):

@@ -2,8 +2,9 @@
  * The runner: executes a program (kernel/program.py) and stays behind as its reaper.
  *
  * Freestanding: no libc, no start files, no allocation.  It is started from a sealed memfd with the
- * program in descriptor 3 and the report in descriptor 4, walks the steps, and knows three things:
- * to make a system call, to clone, and to stop at the first failure that the step does not tolerate.
+ * program in descriptor 3 and the report in descriptor 4, walks the steps, and knows four things: to make
+ * a system call, to clone, to go on with another program, and to stop at the first failure that the step does not
+ * tolerate.
  * Every word of policy is in the program, which Python wrote.
  *
  * The struct layouts here are those that program.py packs; tests/kernel/test_program.py holds them equal.
@@ -11,15 +12,15 @@
 #include <stdint.h>
 
 #if defined(__x86_64__)
-enum { NR_mmap = 9, NR_exit_group = 231, NR_clock_gettime = 228 };
+enum { NR_mmap = 9, NR_munmap = 11, NR_pread64 = 17, NR_exit_group = 231, NR_clock_gettime = 228 };
 #elif defined(__aarch64__)
-enum { NR_mmap = 222, NR_exit_group = 94, NR_clock_gettime = 113 };
+enum { NR_mmap = 222, NR_munmap = 215, NR_pread64 = 67, NR_exit_group = 94, NR_clock_gettime = 113 };
 #else
 #error "the runner is written for x86-64 and aarch64"
 #endif
 
 enum { PROGRAM = 3, REPORT = 4, MAGIC = 0x6c6e726b /* "krnl" */, VERSION = 1 };
-enum { CALL = 0, CLONE = 1 };
+enum { CALL = 0, CLONE = 1, CHAIN = 2 };
 enum { LITERAL = 0, ADDRESS = 1, SLOT = 2 };
 enum { NO_SLOT = 0xff, SKIPPED = -4096 /* below every errno */ };
 enum { PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_POPULATE = 0x8000, CLOCK_MONOTONIC = 1 };
@@ -133,6 +134,8 @@ static int is_tolerated(const struct step *step, long result)
 	return 0;
 }
 
+static void begin(void);
+
 static void run(char *base, struct report *report)
 {
 	struct header *header = (struct header *)base;
@@ -147,6 +150,11 @@ static void run(char *base, struct report *report)
 
 		if (!is_parent)
 			report->at = index;
+		if (step->operation == CHAIN) {
+			call(NR_munmap, (long)report, header->report_size, 0, 0, 0, 0);
+			call(NR_munmap, (long)base, header->size, 0, 0, 0, 0);
+			begin();
+		}
 		long result = perform(step, base, slots);
 		int failed = result < 0 && result >= -4095;
 
@@ -168,21 +176,24 @@ static void run(char *base, struct report *report)
 	leave(0);
 }
 
-__attribute__((noreturn, used)) void begin(void)
+/* Runs the program that is in descriptor 3 now. */
+__attribute__((noreturn, used)) static void begin(void)
 {
-	struct header *header = (struct header *)map(4096, MAP_PRIVATE, PROGRAM);
+	struct header header;
 
-	if (header->magic != MAGIC || header->version != VERSION)
+	if (call(NR_pread64, PROGRAM, (long)&header, sizeof(header), 0, 0, 0) != sizeof(header))
+		leave(112);
+	if (header.magic != MAGIC || header.version != VERSION)
 		leave(113);
-	char *base = map(header->size, MAP_PRIVATE, PROGRAM);
-	struct report *report = (struct report *)map(header->report_size, MAP_SHARED | MAP_POPULATE, REPORT);
-	const uint32_t *relocations = (const uint32_t *)(base + header->relocations);
+	char *base = map(header.size, MAP_PRIVATE, PROGRAM);
+	struct report *report = (struct report *)map(header.report_size, MAP_SHARED | MAP_POPULATE, REPORT);
+	const uint32_t *relocations = (const uint32_t *)(base + header.relocations);
 
-	for (uint32_t i = 0; i < header->relocation_count; i++)
+	for (uint32_t i = 0; i < header.relocation_count; i++)
 		*(int64_t *)(base + relocations[i]) += (int64_t)base;
 	/* The one address outside the program: the kernel writes the child's pid into the report itself. */
-	if (header->pid_word)
-		*(int64_t *)(base + header->pid_word) = (int64_t)&report->pid;
+	if (header.pid_word)
+		*(int64_t *)(base + header.pid_word) = (int64_t)&report->pid;
 	run(base, report);
 	__builtin_unreachable();
 }

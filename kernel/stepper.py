@@ -30,6 +30,7 @@ from kernel.errors import check
 from kernel.fd import Fd, memory
 from kernel.program import (
     _ADDRESS,
+    _CHAIN,
     _CLONE,
     _HEADER,
     _MAGIC,
@@ -119,6 +120,8 @@ def _walk(steps: Sequence[tuple[int, ...]], base: int, slots: Any, report: int, 
             head[2] = this
             if pause is not None:
                 pause(this)
+        if operation == _CHAIN:
+            return FOREIGN  # only a runner that was started ahead of its program does this
         result = _perform(number, kinds, rest[4:], base, slots)
         if operation == _CLONE and result > 0:
             is_parent = True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from kernel import mount, process
 from kernel.fd import Fd, eventfd, memory, open_path, pipe
 from kernel.program import Flags, runner_image
 from runtime.container.descriptors import Descriptor
+from runtime.monitor.spare import SOCKET, Spare
 from runtime.monitor.watch import Kind, Watch
 
 #: What a launch needs of ours lies above all numbers that an ordinary program uses, so that no dup2 of the spawn
@@ -36,59 +37,57 @@ class Launcher:
             self._runner = image.duplicate(ABOVE)
         with open_null() as null:
             self._null = null.duplicate(ABOVE)
+        self._spare: tuple[_Ends, Spare] | None = None
+
+    @property
+    def is_prepared(self) -> bool:
+        return self._spare is not None
+
+    def prepare(self) -> None:
+        """Have a runner ready for the next launch, if the machine has room for one now."""
+        with contextlib.suppress(OSError):
+            ends = _Ends(self._null, terminal=False, input_pipe=False)
+            self._spare = ends, Spare(self._runner, ends.theirs, self._null)
+            ends.close_theirs()
+
+    def close(self) -> None:
+        """End the runner that waits, and let go of what launches share."""
+        if self._spare is not None:
+            self._spare[1].end()
+        self._runner.close()
+        self._null.close()
 
     def launch(self, request: dict[str, Any], files: list[Fd]) -> tuple[Watch, dict[int, Fd]]:
-        """Spawn the program of *request*; return the watch and the monitor's ends of its streams, by Descriptor.
+        """Run the program of *request*; return the watch and the monitor's ends of its streams, by Descriptor.
 
         *files* are the program, the report, and then those that the request numbers.
         """
         program, report, *opened = files
-        run_dir = Path(request["run_dir"])
-        ends = _Ends(self._null, terminal=Descriptor.OUTPUT in request["descriptors"], input_pipe=request["input"])
         here = dict(zip(request["descriptors"], opened, strict=True))
-        ready_reader, ready_writer = pipe()
-        start, done = eventfd(), eventfd()
-        with ready_writer, open_path(run_dir, os.O_DIRECTORY) as run:
-            theirs: dict[int, Fd] = {
-                **ends.theirs,
-                **here,
-                Descriptor.PROGRAM: program,
-                Descriptor.REPORT: report,
-                Descriptor.READY_READ: ready_reader,
-                Descriptor.READY: ready_writer,
-                Descriptor.START: start,
-                Descriptor.DONE: done,
-                Descriptor.RUN_DIR: run,
-            }
-            theirs.setdefault(Descriptor.CGROUP, self._null)
-            pid = self._spawn(request["name"], theirs)
-        watch = Watch(
-            request["id"], Kind(request["kind"]), run_dir, pid, process.open_pidfd(pid), ready_reader, start, done, report
-        )
+        run_dir = Path(request["run_dir"])
+        with open_path(run_dir, os.O_DIRECTORY) as run:
+            of_all: dict[int, Fd] = {Descriptor.PROGRAM: program, Descriptor.REPORT: report, Descriptor.RUN_DIR: run}
+            ends, pid, reaper = self._run(request, {Descriptor.CGROUP: self._null, **here, **of_all})
+        watch = Watch(request["id"], Kind(request["kind"]), run_dir, pid, reaper, ends.ready, ends.start, ends.done, report)
         ours = ends.ours
         if Descriptor.OUTPUT in here:
             ours[Descriptor.OUTPUT] = here[Descriptor.OUTPUT].duplicate()
-        ends.close_theirs()
         for file in (program, *here.values()):
             file.close()
         return watch, ours
 
-    def _spawn(self, name: str, theirs: dict[int, Fd]) -> int:
-        above = max(ABOVE, max(theirs) + 1)
-        lifted: list[Fd] = []
-
-        def number_of(file: Fd) -> int:
-            """A number of *file* that no dup2 of the spawn overwrites."""
-            if file.fileno() < above:
-                file = file.duplicate(above)
-                lifted.append(file)
-            return file.fileno()
-
-        try:
-            return process.spawn(number_of(self._runner), name, {number: number_of(file) for number, file in theirs.items()})
-        finally:
-            for file in lifted:
-                file.close()
+    def _run(self, request: dict[str, Any], theirs: dict[int, Fd]) -> tuple[_Ends, int, Fd]:
+        """Give *theirs* to the spare runner or, when there is none or it is not made for this, to a new one."""
+        terminal, input_pipe = Descriptor.OUTPUT in theirs, bool(request["input"])
+        if self._spare is not None and not terminal and not input_pipe and max(theirs) < SOCKET:
+            (ends, spare), self._spare = self._spare, None
+            if spare.hand_over(theirs):
+                return ends, spare.pid, spare.pidfd
+            spare.end()
+        ends = _Ends(self._null, terminal=terminal, input_pipe=input_pipe)
+        pid = process.spawn_above(self._runner, request["name"], {**ends.theirs, **theirs})
+        ends.close_theirs()
+        return ends, pid, process.open_pidfd(pid)
 
 
 def open_null() -> Fd:
@@ -102,20 +101,25 @@ def open_null() -> Fd:
         return open_path(f"/proc/self/fd/{clone.fileno()}", os.O_RDWR)
 
 
-@dataclass(slots=True)
 class _Ends:
-    """The ends of a process's streams: *theirs* by number, *ours* by the Descriptor under which the reaper keeps a copy."""
+    """What a process is given that no request brings: streams, the ready pipe, the events.
 
-    theirs: dict[int, Fd]
-    ours: dict[int, Fd]
-    _owned: list[Fd]
+    *theirs* by number; *ours* by the Descriptor under which the reaper keeps a copy.
+    """
 
     def __init__(self, null: Fd, *, terminal: bool, input_pipe: bool) -> None:
-        self.theirs = dict.fromkeys(
-            (Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR, Descriptor.OUTPUT, Descriptor.ERRORS, Descriptor.INPUT), null
-        )
-        self.ours = {}
-        self._owned = []
+        self.ready, ready_writer = pipe()
+        self.start, self.done = eventfd(), eventfd()
+        self.theirs: dict[int, Fd] = {
+            **dict.fromkeys((Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR), null),
+            **dict.fromkeys((Descriptor.OUTPUT, Descriptor.ERRORS, Descriptor.INPUT), null),
+            Descriptor.READY_READ: self.ready,
+            Descriptor.READY: ready_writer,
+            Descriptor.START: self.start,
+            Descriptor.DONE: self.done,
+        }
+        self.ours: dict[int, Fd] = {}
+        self._owned = [ready_writer]
         if terminal:
             return
         if input_pipe:

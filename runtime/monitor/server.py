@@ -49,11 +49,19 @@ class Monitor:
         """Serve until this process is killed."""
         while True:
             self._flush_held()
-            ready = [(number, self._handlers.get(number)) for number, _ in self._epoll.poll(self._patience())]
+            ready = [(number, self._handlers.get(number)) for number, _ in self._wait()]
             for number, handler in ready:
                 # An earlier one of this batch may have closed the number, or given it to somebody else.
                 if handler is not None and self._handlers.get(number) is handler:
                     handler()
+
+    def _wait(self) -> list[tuple[int, int]]:
+        """What has happened.  While nothing has, and no start is under way, there is time to prepare the next."""
+        if not self._launcher.is_prepared and not self._waiting:
+            if happened := self._epoll.poll(0):
+                return happened
+            self._launcher.prepare()
+        return self._epoll.poll(self._patience())
 
     # The loop's own table.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import struct
 import sys
 import threading
@@ -14,8 +15,20 @@ import pytest
 
 from kernel import program as program_module
 from kernel import report as report_module
-from kernel.fd import Fd, pipe
-from kernel.program import Buffer, Filter, Flags, Program, Slot, Vector, Words, runner_image
+from kernel.fd import Fd, memory, pipe
+from kernel.program import (
+    PROGRAM_FD,
+    REPORT_FD,
+    Buffer,
+    Filter,
+    Flags,
+    Program,
+    Slot,
+    Structure,
+    Vector,
+    Words,
+    runner_image,
+)
 from kernel.report import SKIPPED, report_size
 from tests.support import launch
 
@@ -64,6 +77,49 @@ def test_steps_run_in_order_and_each_has_its_result_and_time() -> None:
     assert outcome.failed is None
     assert outcome.results[0] == outcome.results[2] > 0
     assert outcome.began_ns < outcome.times_ns[0] <= outcome.times_ns[1] <= outcome.times_ns[2]
+
+
+def test_a_program_goes_on_with_the_one_that_stands_in_its_place() -> None:
+    second = Program("second")
+    second.call("umask", 0o22, why="a step of its own")
+    second.call("write", 1, "there", 5, why="say so")
+    first = Program("first")
+    first.call("umask", 0o27, why="what the other will find")
+    for number, here in ((20, PROGRAM_FD), (21, REPORT_FD)):
+        first.call("dup3", number, here, 0, why="its successor's")
+    first.chain(why="go on")
+    report = report_module.Report(len(second.all_steps))
+    reader, writer = pipe()
+    with writer, memory("second", second.pack()) as code, report.memory:
+        outcome, code_of_exit = launch.run(first, {1: writer, 20: code, 21: report.memory})
+        gone_on = report.read()
+    assert (code_of_exit, read_all(reader)) == (0, b"there")
+    assert (outcome.failed, gone_on.failed) == (None, None)
+    assert gone_on.results == (0o27, 5)
+    assert outcome.times_ns[2] < gone_on.began_ns < gone_on.times_ns[0]
+
+
+def test_without_a_program_to_go_on_with_the_runner_ends() -> None:
+    steps = Program("alone")
+    steps.call("close", PROGRAM_FD, why="nothing stands there")
+    steps.chain(why="go on")
+    assert launch.run(steps)[1] == 112
+
+
+def test_a_structure_holds_addresses_of_other_memory() -> None:
+    steps = Program("a message")
+    text = Buffer("text", 8)
+    message = Structure((0, 0, Structure((text, 8), "{text}"), 1, 0, 0, 0), "{1 part}")
+    steps.call("recvmsg", 20, message, 0, why="through two addresses")
+    steps.call("write", 1, text, 5, why="what came")
+    assert str(steps.steps[0]) == "recvmsg(20, {1 part}, 0)"
+    ours, theirs = socket.socketpair()
+    reader, writer = pipe()
+    with ours, writer, Fd(theirs.detach()) as end:
+        ours.send(b"hello")
+        outcome, _ = launch.run(steps, {1: writer, 20: end})
+    assert outcome.results == (5, 5)
+    assert read_all(reader) == b"hello"
 
 
 def test_the_first_failure_stops_and_is_told_with_its_errno() -> None:

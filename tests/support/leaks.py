@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from kernel import mount
+from kernel import mount, process
 from kernel.mountinfo import parse_mountinfo
+from runtime.monitor.launch import RUNNER_NAME
+from runtime.monitor.spare import SOCKET
 from tests.support import cgroup, wait
 
 #: What a census holds: ("mount", its line of mountinfo), ("process", its id), ...
@@ -84,13 +86,22 @@ def reap(before: Census) -> None:
 
 
 def processes() -> set[int]:
-    """The living processes of this run, apart from pytest.
+    """The living processes of this run, apart from pytest and the spare runner of each monitor.
 
     They cannot leave our cgroup tree, so its lists are all: ten times cheaper than a walk through /proc.
     """
     if not _has_own_tree():
         return set()
-    return cgroup.all_processes(cgroup.ROOT) - {os.getpid()}
+    living = cgroup.all_processes(cgroup.ROOT) - {os.getpid()}
+    return {pid for pid in living if not (_is_spare(pid) and process.parent_of(pid) in living)}
+
+
+def _is_spare(pid: int) -> bool:
+    """Whether it is a runner that waits for its program: a monitor always has one, and with each launch another."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{SOCKET}").startswith("socket:") and RUNNER_NAME in process.executable_of(pid)
+    except OSError:
+        return False
 
 
 def cgroups() -> list[str]:
