@@ -25,6 +25,7 @@ COMMANDS = {
     "logs": Command("cri.command.logs", "print what a container wrote"),
     "exec": Command("cri.command.act", "run a command in a container"),
     "plan": Command("cri.command.plan", "show the system calls that would make a container of a bundle"),
+    "step": Command("cri.command.step", "make a container of a bundle one system call at a time, and show what changes"),
     "explain": Command("cri.command.explain", "show the system calls that made a container, with their times"),
     "stop": Command("cri.command.act", "stop containers or pods"),
     "rm": Command("cri.command.act", "remove containers or pods"),

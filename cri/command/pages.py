@@ -40,8 +40,18 @@ class Page:
         self.line(label + (self.ink(first, style) if style else first))
         for piece in rest:
             self.line(indent + (self.ink(piece, style) if style else piece))
-        for piece in textwrap.wrap(why, WIDTH - len(label), break_long_words=False, break_on_hyphens=False):
+        for piece in _wrap(why, WIDTH - len(label)):
             self.line(indent + self.ink(piece, "dim"))
+
+    def item(self, label: str, text: str, style: str) -> None:
+        """A labelled text, wrapped between words under itself."""
+        for piece in _wrap(text, WIDTH - len(label)) or [""]:
+            self.line(label + self.ink(piece, style))
+            label = " " * len(label)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def fold(call: str, width: int) -> list[str]:
