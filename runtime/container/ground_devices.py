@@ -22,7 +22,7 @@ from kernel.resolve import open_in_root
 from runtime.container import userns
 from runtime.container.ground_binds import open_device
 from runtime.container.ground_tree import Tree
-from runtime.container.rootfs_devices import has_own_dev, mode_of, wanted_devices
+from runtime.container.rootfs_devices import has_own_dev, mode_of, number_of, wanted_devices
 from runtime.errors import InvalidSpec, Unsupported
 from runtime.spec import schema
 
@@ -104,7 +104,7 @@ class _Nodes:
     def _make(self, parent: Fd, path: str, device: schema.Device) -> None:
         name = os.path.basename(path)
         try:
-            os.mknod(name, mode_of(device), os.makedev(device.major, device.minor), dir_fd=parent.fileno())
+            os.mknod(name, mode_of(device), number_of(device), dir_fd=parent.fileno())
         except OSError as error:
             if error.errno == errno.EROFS:
                 raise InvalidSpec(f"linux.devices {path}: nothing stands there, and what is below is read-only") from error
@@ -123,7 +123,7 @@ class _Nodes:
             if error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL):
                 raise
             refused = error
-        kind, number = stat.S_IFMT(mode_of(device)), os.makedev(device.major, device.minor)
+        kind, number = stat.S_IFMT(mode_of(device)), number_of(device)
         directory = "block" if device.type == "b" else "char"
         for candidate in (path, f"/dev/{directory}/{device.major}:{device.minor}"):
             with contextlib.suppress(OSError):
@@ -142,7 +142,7 @@ class _Nodes:
             f"{device.type}{device.major}.{device.minor}.{device.file_mode}.{device.uid}.{device.gid}",
         )
         with contextlib.suppress(FileExistsError):
-            os.mknod(name, mode_of(device), os.makedev(device.major, device.minor), dir_fd=where)
+            os.mknod(name, mode_of(device), number_of(device), dir_fd=where)
             maps = ((self._linux.uid_mappings, device.uid), (self._linux.gid_mappings, device.gid))
             owner = [userns.host_id(mappings, inside) if mappings else inside for mappings, inside in maps]
             os.chown(name, *(0 if number is None else number for number in owner), dir_fd=where)
@@ -161,4 +161,4 @@ def _is(status: os.stat_result, device: schema.Device) -> bool:
     """Whether that is *device*; a FIFO has no numbers."""
     if stat.S_IFMT(status.st_mode) != stat.S_IFMT(mode_of(device)):
         return False
-    return device.type == "p" or status.st_rdev == os.makedev(device.major, device.minor)
+    return device.type == "p" or status.st_rdev == number_of(device)

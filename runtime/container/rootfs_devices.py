@@ -16,6 +16,8 @@ from runtime.errors import InvalidSpec
 from runtime.spec import defaults, schema
 
 TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+#: A device number has twelve bits for the driver and twenty for the device (include/linux/kdev_t.h).
+LAST_MAJOR, LAST_MINOR = (1 << 12) - 1, (1 << 20) - 1
 LINKS = (
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
@@ -47,6 +49,8 @@ def wanted_devices(spec: schema.Spec) -> dict[str, schema.Device]:
             raise InvalidSpec(f"{where}.type {device.path}: unknown type {device.type!r}")
         if not device.path.startswith("/") or "\0" in device.path or not device.path.strip("/"):
             raise InvalidSpec(f"{where}.path {device.path!r}: must be an absolute path")
+        if device.type != "p" and (device.major > LAST_MAJOR or device.minor > LAST_MINOR):
+            raise InvalidSpec(f"{where}.major {device.path}: {device.major}:{device.minor} is more than a device number holds")
         path = posixpath.normpath("/" + device.path.lstrip("/"))
         if own_dev or not path.startswith("/dev/"):
             wanted[path] = device
@@ -59,6 +63,11 @@ def wanted_devices(spec: schema.Spec) -> dict[str, schema.Device]:
 def mode_of(device: schema.Device) -> int:
     """Type and permissions, as mknod(2) takes them."""
     return TYPES[device.type] | (0o666 if device.file_mode is None else device.file_mode & 0o7777)
+
+
+def number_of(device: schema.Device) -> int:
+    """Its number, as mknod(2) takes it; a FIFO has none, though documents give it one."""
+    return 0 if device.type == "p" else os.makedev(device.major, device.minor)
 
 
 def make_devices(steps: Program, spec: schema.Spec, facts: Facts) -> None:
@@ -95,7 +104,7 @@ def _make_device(steps: Program, spec: schema.Spec, facts: Facts, dev: Slot, pat
         directory,
         name,
         mode_of(device),
-        os.makedev(device.major, device.minor),
+        number_of(device),
         why=f"the device {device.type} {device.major}:{device.minor}",
         hint="making device nodes takes CAP_MKNOD in the initial user namespace; or something of that name is there already",
     )

@@ -102,7 +102,8 @@ def _check_values(spec: schema.Spec) -> None:
 
 
 def _check_mount(mount: schema.Mount, where: str) -> None:
-    check_absolute(mount.destination, f"{where}.destination")
+    if not mount.destination:
+        raise InvalidSpec(f"{where}.destination: empty")  # a relative one is below /, as for runc
     check_mappings(mount.uid_mappings, f"{where}.uidMappings")
     check_mappings(mount.gid_mappings, f"{where}.gidMappings")
     if bool(mount.uid_mappings) != bool(mount.gid_mappings):

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel import mount, namespace
+from kernel import namespace
 from kernel.fd import Fd, memory
 from kernel.program import Program
 from runtime.container import ground, init
 from runtime.container.descriptors import FIRST_PRESERVED, Descriptor
 from runtime.container.failure import describe_failure
+from runtime.container.ground_binds import open_root
 from runtime.container.seccomp import compile_filter
 from runtime.errors import StartFailed
 from runtime.spec import defaults, schema
@@ -69,7 +70,8 @@ class Node:
         """The ground of *wanted*; the caller closes it."""
         validate(wanted)
         given: dict[str, object] = {"attach_point": self.attach_point, "in_cgroup": False, "has_reaper": False, **more}
-        return ground.prepare(wanted, mount.clone_tree(self.rootfs), **given)  # type: ignore[arg-type]
+        root = open_root(self.rootfs, wanted.linux.rootfs_propagation)
+        return ground.prepare(wanted, root, **given)  # type: ignore[arg-type]
 
     def run(
         self, wanted: schema.Spec, *, handed: tuple[Fd, ...] = (), files: Mapping[int, Fd] | None = None, **more: object
