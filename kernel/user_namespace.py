@@ -8,7 +8,9 @@ threads, which may not unshare a user namespace itself, can make one all the sam
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from kernel import process
@@ -21,7 +23,9 @@ from kernel.spawn import spawn
 MapKind = Literal["uid", "gid"]
 
 #: Descriptors of the process inside: on one it says that it is there, on the other it waits until it is not needed.
-_SAYS, _WAITS = 5, 6
+_SAYS, _WAITS, _NAMESPACE = 5, 6, 7
+#: The first number that the kernel gives to a user namespace (PROC_USER_INIT_INO, linux/proc_ns.h).
+_INITIAL = 0xEFFFFFFD
 
 
 class IdRange(NamedTuple):
@@ -32,6 +36,11 @@ class IdRange(NamedTuple):
     size: int
 
 
+def is_initial() -> bool:
+    """Whether this process is in the node's own user namespace, whose root may do everything."""
+    return os.stat("/proc/self/ns/user").st_ino == _INITIAL
+
+
 def new_user_namespace(write_maps: Callable[[int], None]) -> Fd:
     """A user namespace below the caller's, owned by its effective user.
 
@@ -39,26 +48,47 @@ def new_user_namespace(write_maps: Callable[[int], None]) -> Fd:
     raised.  Raises OSError (ENOSPC) above /proc/sys/user/max_user_namespaces or 32 levels, EPERM where making
     one is forbidden.
     """
+    with _held(None) as pid:
+        write_maps(pid)
+        return open_namespace(pid, "user")
+
+
+def read_maps(namespace: Fd) -> tuple[list[IdRange], list[IdRange]]:
+    """The maps of users and of groups of *namespace*, as seen from the caller's.
+
+    Raises OSError (EPERM) for one whose root the caller is not.
+    """
+    with _held(namespace) as pid:
+        uids, gids = (Path(f"/proc/{pid}/{kind}_map").read_text().splitlines() for kind in ("uid", "gid"))
+        return [IdRange(*map(int, line.split())) for line in uids], [IdRange(*map(int, line.split())) for line in gids]
+
+
+@contextmanager
+def _held(namespace: Fd | None) -> Iterator[int]:
+    """The pid of a process in *namespace*, or in a new one, which stays until the block is left."""
     ready, says = pipe()
     waits, hold = pipe()
     with ready, hold:
         with says, waits:
-            pid, report = spawn(_inside(), "kernelet-userns", {_SAYS: says, _WAITS: waits})
+            files = {_SAYS: says, _WAITS: waits, **({} if namespace is None else {_NAMESPACE: namespace})}
+            pid, report = spawn(_inside(joins=namespace is not None), "kernelet-userns", files)
         try:
             if not os.read(ready.fileno(), 1):
-                raise failure(report.read().errno, "unshare", "user namespace")
-            write_maps(pid)
-            return open_namespace(pid, "user")
+                raise failure(report.read().errno, "unshare" if namespace is None else "setns", "user namespace")
+            yield pid
         finally:
             hold.close()  # it ends by itself, as it would if this process died
             process.reap(pid)
             report.memory.close()
 
 
-def _inside() -> Program:
+def _inside(*, joins: bool) -> Program:
     steps = Program("holder of a user namespace")
-    steps.call("unshare", Flags(("CLONE_NEWUSER",)), why="a user namespace with nothing mapped yet")
-    steps.call("write", _SAYS, "u", 1, why="its maps can be written now")
+    if joins:
+        steps.call("setns", _NAMESPACE, Flags(("CLONE_NEWUSER",)), why="the user namespace to be looked at")
+    else:
+        steps.call("unshare", Flags(("CLONE_NEWUSER",)), why="a user namespace with nothing mapped yet")
+    steps.call("write", _SAYS, "u", 1, why="its maps can be seen to now")
     steps.call("close", _SAYS, why="nothing more will be said")
     steps.call("read", _WAITS, Buffer("end", 8), 8, why="stay until somebody else holds the namespace")
     return steps

@@ -10,6 +10,7 @@ from kernel import namespace, procfs
 from kernel.capability import last_capability, sets_of
 from kernel.fd import Fd, open_path
 from kernel.process import open_pidfd
+from kernel.user_namespace import is_initial
 from runtime.container import join
 from runtime.container.descriptors import Descriptor
 from runtime.errors import ContainerNotRunning
@@ -74,6 +75,7 @@ def prepare(
         preserved=preserved,
         keyring=keyring,
         grantable=~0 if "CLONE_NEWUSER" in kinds else sets_of().permitted,
+        is_rootless=not is_initial(),
         personality=linux.personality if linux else None,
         memory_policy=linux.memory_policy if linux else None,
     )

@@ -85,3 +85,5 @@ class Facts:
     """The capabilities (bits) that can be given to a container here; what else the spec lists is left out."""
     raised_limits: tuple[str, ...] = ()
     """Limits of the spec that are above the launcher's, which a user namespace has no right to raise."""
+    is_rootless: bool = False
+    """The launcher is itself in a user namespace, whose root may less than the node's: no other groups, perhaps."""

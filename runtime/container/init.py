@@ -70,7 +70,9 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     scheduling.set_personality(steps, spec.linux.personality)
     scheduling.set_memory_policy(steps, spec.linux.memory_policy)
     system_calls = filter.of(spec.linux.seccomp, filter_code)
-    process.become(steps, user, process.Becoming(facts.last_capability, facts.grantable, system_calls, has_users))
+    process.become(
+        steps, user, process.Becoming(facts.last_capability, facts.grantable, system_calls, has_users or facts.is_rootless)
+    )
     if waits:
         process.wait_for_start(steps, pipes)
     if facts.has_reaper:

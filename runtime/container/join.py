@@ -43,6 +43,8 @@ class Entrance:
     """The name of the container's session keyring; none for a nameless new one, None to keep the caller's."""
     grantable: int = ~0
     """The capabilities (bits) that can be given here; what else the process asks for is left out."""
+    is_rootless: bool = False
+    """The launcher is itself in a user namespace, whose root may less than the node's."""
     personality: schema.Personality | None = None
     memory_policy: schema.MemoryPolicy | None = None
 
@@ -97,7 +99,10 @@ def enter(title: str, spec_process: schema.Process, entrance: Entrance, system_c
     pipes = process.close_all(steps, entrance.preserved)
     scheduling.set_personality(steps, entrance.personality)
     scheduling.set_memory_policy(steps, entrance.memory_policy)
-    process.become(steps, spec_process, process.Becoming(entrance.last_capability, entrance.grantable, system_calls, has_users))
+    how = process.Becoming(
+        entrance.last_capability, entrance.grantable, system_calls, has_users=has_users or entrance.is_rootless
+    )
+    process.become(steps, spec_process, how)
     if entrance.waits:
         process.wait_for_start(steps, pipes)
     return steps

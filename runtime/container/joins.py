@@ -27,17 +27,31 @@ class Opened:
 def open_user(linux: schema.Linux) -> Fd | None:
     """The container's user namespace: made from the spec's maps, or joined by path; None without one.
 
-    One that is joined and is our own is none: there is nothing to enter.
+    One that is joined and is our own is none: there is nothing to enter.  The maps of another are written into *linux*,
+    where there are none: who is root of the container is then known to everybody.  Raises InvalidSpec where they differ.
     """
     for index, wanted in enumerate(linux.namespaces):
         if wanted.type == "user":
             if not wanted.path:
                 return userns.make(linux.uid_mappings, linux.gid_mappings)
             file = _open(wanted, f"linux.namespaces[{index}]")
-            if not _is_ours(file, "user"):
-                return file
+            try:
+                if not _is_ours(file, "user"):
+                    _take_maps(linux, file)
+                    return file
+            except BaseException:
+                file.close()
+                raise
             file.close()
     return None
+
+
+def _take_maps(linux: schema.Linux, user: Fd) -> None:
+    uids, gids = userns.maps_of(user)
+    for field, given, found in (("uidMappings", linux.uid_mappings, uids), ("gidMappings", linux.gid_mappings, gids)):
+        if given and given != found:
+            raise InvalidSpec(f"linux.{field}: not the map that the user namespace of linux.namespaces has")
+    linux.uid_mappings, linux.gid_mappings = uids, gids
 
 
 def open_others(linux: schema.Linux, user: Fd | None) -> list[Opened]:

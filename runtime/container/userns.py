@@ -46,6 +46,16 @@ def make(uid_mappings: Sequence[schema.IdMapping], gid_mappings: Sequence[schema
         raise
 
 
+def maps_of(namespace: Fd) -> tuple[list[schema.IdMapping], list[schema.IdMapping]]:
+    """The maps of users and of groups of one that is there already, as a spec would have them."""
+    uids, gids = user_namespace.read_maps(namespace)
+    return [_mapping(each) for each in uids], [_mapping(each) for each in gids]
+
+
+def _mapping(ids: IdRange) -> schema.IdMapping:
+    return schema.IdMapping(container_id=ids.inside, host_id=ids.outside, size=ids.size)
+
+
 def host_id(mappings: Sequence[schema.IdMapping], inside: int) -> int | None:
     """The id outside that *inside* stands for; None when it is not mapped."""
     for mapping in mappings:

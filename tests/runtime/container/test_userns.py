@@ -10,9 +10,9 @@ import pytest
 from kernel import mount
 from kernel.fd import Fd
 from kernel.namespace import set_namespace
-from runtime.container import userns
+from runtime.container import joins, userns
 from runtime.errors import InvalidSpec, Unsupported
-from runtime.spec.schema import IdMapping
+from runtime.spec.schema import IdMapping, Linux, Namespace
 from tests.support import child
 from tests.support.requires import requires
 
@@ -119,6 +119,28 @@ def test_a_node_that_forbids_them_is_told_about() -> None:
 
     with pytest.raises(Unsupported, match=r"no user namespace can be made here: no space left.*max_user_namespaces"):
         child.run(inside, namespaces=["user"])
+
+
+def test_the_maps_of_one_that_is_there_are_read() -> None:
+    uids, gids = [mapping(0, 100000, 10), mapping(10, 5, 1)], [mapping(0, 7, 3)]
+    with userns.make(uids, gids) as namespace:
+        assert userns.maps_of(namespace) == (uids, gids)
+
+
+def test_a_joined_one_has_the_maps_of_the_spec_or_is_refused() -> None:
+    ids = [mapping(0, 100000, 10)]
+    with userns.make(ids, ids) as namespace:
+        path = f"/proc/self/fd/{namespace.fileno()}"
+        linux = Linux(namespaces=[Namespace(type="user", path=path)])
+        with joins.open_user(linux) or pytest.fail("there is one to join"):
+            assert linux.uid_mappings == linux.gid_mappings == ids
+        linux.gid_mappings = [mapping(0, 100000, 11)]
+        with pytest.raises(InvalidSpec, match=r"linux.gidMappings: not the map"):
+            joins.open_user(linux)
+
+
+def test_one_that_is_our_own_is_not_entered() -> None:
+    assert joins.open_user(Linux(namespaces=[Namespace(type="user", path="/proc/self/ns/user")])) is None
 
 
 def test_an_id_is_found_outside() -> None:
