@@ -15,6 +15,7 @@ import msgspec
 from kernel import procfs, terminal
 from kernel.capability import last_capability, sets_of
 from kernel.fd import Fd
+from kernel.user_namespace import is_initial
 from runtime.container import ground_devices, ground_mounts, joins, rlimits, userns
 from runtime.container.descriptors import FIRST_OPENED
 from runtime.container.facts import Facts, Join
@@ -105,6 +106,7 @@ def prepare(
         procfs=own_procfs,
         preserved=preserved,
         keyring=keyring,
+        is_rootless=not is_initial(),
         grantable=~0 if builder.user_namespace is not None else sets_of().permitted,
         raised_limits=rlimits.above_ours(spec.process) if spec.process and builder.user_namespace is not None else (),
     )
