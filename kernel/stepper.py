@@ -47,6 +47,8 @@ from kernel.report import SKIPPED, Outcome, read_report, report_size
 DONE, FAILED, NO_MEMORY, FOREIGN = 0, 111, 112, 113
 BROKEN = 114
 """And as only this one can: an exception of Python's own."""
+CHAINED = -1
+"""Not an end: the program that is in PROGRAM_FD now is the next."""
 
 #: Behind the report of a start that is made in steps: the index of the first step that may not be made yet, and that
 #: of the step before which the executor waits.
@@ -89,6 +91,8 @@ def execute(program: bytes, report: int, pause: Pause | None = None) -> NoReturn
     try:
         close_the_doors()
         code = _run(program, report, pause)
+        while code == CHAINED:
+            code = _run(*_load(), None)
     finally:
         os._exit(code)  # no traceback: printing one opens the source, by a path that may be the container's by now
 
@@ -121,7 +125,7 @@ def _walk(steps: Sequence[tuple[int, ...]], base: int, slots: Any, report: int, 
             if pause is not None:
                 pause(this)
         if operation == _CHAIN:
-            return FOREIGN  # only a runner that was started ahead of its program does this
+            return CHAINED
         result = _perform(number, kinds, rest[4:], base, slots)
         if operation == _CLONE and result > 0:
             is_parent = True
@@ -260,21 +264,25 @@ def spawn(descriptors: Mapping[int, int]) -> int:
 
 def main() -> NoReturn:
     """The program is in PROGRAM_FD, the report in REPORT_FD; one that is longer than it need be is followed by its control."""
-    size = os.fstat(PROGRAM_FD).st_size
-    program = os.pread(PROGRAM_FD, size, 0)
-    count, filled = _HEADER.unpack_from(program)[2], os.fstat(REPORT_FD).st_size
     try:
-        report = map_shared(REPORT_FD, filled)
-    except OSError:
+        program, report = _load()
+    except (OSError, struct.error):
         os._exit(NO_MEMORY)
+    count, steps_at = _HEADER.unpack_from(program)[2], _HEADER.unpack_from(program)[5]
     pause = None
-    if filled >= report_size(count) + _CONTROL.size:
-        steps_at = _HEADER.unpack_from(program)[5]
+    if os.fstat(REPORT_FD).st_size >= report_size(count) + _CONTROL.size:
         numbers = [_STEP.unpack_from(program, steps_at + index * _STEP.size)[0] for index in range(count)]
         pause = _Pauses(report + report_size(count), lib.SYS_seccomp, numbers)
     with contextlib.suppress(BaseException):
         execute(program, report, pause)
     os._exit(BROKEN)
+
+
+def _load() -> tuple[bytes, int]:
+    """The program, and the address of its report."""
+    program = os.pread(PROGRAM_FD, os.fstat(PROGRAM_FD).st_size, 0)
+    _HEADER.unpack_from(program)  # struct.error: it is none
+    return program, map_shared(REPORT_FD, os.fstat(REPORT_FD).st_size)
 
 
 if __name__ == "__main__":

@@ -164,6 +164,25 @@ def test_it_is_started_as_the_runner_is() -> None:
     report.memory.close()
 
 
+def test_a_program_goes_on_with_another() -> None:
+    """The first puts the second, and its report, in the place of its own."""
+    second = Program("second")
+    second.call("umask", 0o27, why="x")
+    second.call("umask", 0o22, why="x")
+    first = Program("first")
+    first.call("umask", 0, why="x")
+    for number, place in ((60, PROGRAM_FD), (61, REPORT_FD)):
+        first.call("dup3", number, place, 0, why="x")
+    first.chain(why="x")
+    for run in (launch.run, launch.run_stepped):
+        report = Report(2)
+        with memory("second", second.pack()) as code:
+            outcome, status = run(first, {60: code, 61: report.memory})
+        assert (status, outcome.failed, outcome.at) == (0, None, 3)
+        assert report.read().results == (0, 0o27)
+        report.memory.close()
+
+
 # Nothing of the container's is imported.
 
 PLANTED = "import os; os.write(2, b'planted')"
