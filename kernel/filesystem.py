@@ -28,6 +28,11 @@ def is_procfs(file: Fd) -> bool:
     return bool(check(lib.linux_statfs_type(file.fileno()), "fstatfs") == lib.PROC_SUPER_MAGIC)
 
 
+def is_devpts(file: Fd) -> bool:
+    """Whether *file* is on a devpts."""
+    return bool(check(lib.linux_statfs_type(file.fileno()), "fstatfs") == lib.DEVPTS_SUPER_MAGIC)
+
+
 def copy_tree(source: Fd, target: Fd, depth: int = 0) -> None:
     """Copy all that is in the directory *source* into the empty directory *target*, owners, modes, times and all.
 
