@@ -43,6 +43,17 @@ def make_place(cgroup: Cgroup) -> None:
     cgroup.create()
 
 
+def do_without(linux: schema.Linux, error: OSError) -> None:
+    """Raise InvalidSpec if *linux* needs a cgroup, of which *error* says that this user may not make it."""
+    from runtime.container.rootless import needs_cgroup
+
+    if needs_cgroup(linux):
+        raise InvalidSpec(
+            "linux.cgroupsPath, linux.resources: rootless needs no limits + no cgrouppath when no permission is granted "
+            f"for cgroups: {error.filename}: {(error.strerror or '').lower()}"
+        ) from error
+
+
 def apply_limits(cgroup: Cgroup, tree: Path, linux: schema.Linux) -> None:
     """Resources and rules of devices, before anything runs there."""
     from runtime.container import device_filter, resources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,4 +46,18 @@ class Request:
 
         if not self.arguments:
             raise InvalidArgument(f'"{self.command}" requires a container ID')
-        return open_container(self.root, self.arguments[0], lock=lock)
+        container = open_container(self.root, self.arguments[0], lock=lock)
+        if os.geteuid() and container.is_alive():
+            _follow(container)
+        return container
+
+
+def _follow(container: Container) -> None:
+    """Be root of the container's user namespace, as a user who is not root otherwise."""
+    from runtime.container.rootless import follow
+
+    try:
+        follow(container.record.pid)
+    except BaseException:
+        container.close()
+        raise
