@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -85,9 +86,10 @@ def run_in_namespaces(kind: str, hooks: Sequence[schema.Hook], state: schema.Sta
     container's mounts added.
     """
     kinds = kinds_of(state.pid)
+    seen = _seen_inside(state)
     for index, hook in enumerate(hooks):
         steps = program(kind, index, hook, state.bundle, kinds)
-        _run(_Hook(kind, index, hook, state), steps, {join.CONTAINER: init})
+        _run(_Hook(kind, index, hook, seen), steps, {join.CONTAINER: init})
 
 
 def run_in_container(
@@ -107,13 +109,21 @@ def run_in_container(
     user = msgspec.structs.replace(process, terminal=False)
     system_calls = None if filter_code is None else SystemCallFilter(filter_code)
     opened = entrance.prepare(user, state.pid, None if cgroup is None else cgroup.duplicate(), has_reaper=False)
+    seen = _seen_inside(state)
     try:
         for index, hook in enumerate(hooks):
             steps = join.enter(_title(kind, index), user, opened.entrance, system_calls)
             _execute(steps, hook, hook.env or process.env)
-            _run(_Hook(kind, index, hook, state), steps, {**opened.descriptors, join.CONTAINER: init})
+            _run(_Hook(kind, index, hook, seen), steps, {**opened.descriptors, join.CONTAINER: init})
     finally:
         opened.close()
+
+
+def _seen_inside(state: schema.State) -> schema.State:
+    """*state* with the pid "as seen by the container", which hooks in its namespaces are told (runtime.md, state)."""
+    lines = Path(f"/proc/{state.pid}/status").read_text().splitlines()
+    pids = next(line for line in lines if line.startswith("NSpid:")).split()
+    return msgspec.structs.replace(state, pid=int(pids[-1]))
 
 
 def program(kind: str, index: int, hook: schema.Hook, bundle: str, kinds: tuple[str, ...] = ()) -> Program:
