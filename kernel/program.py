@@ -30,6 +30,10 @@ from typing import NamedTuple
 from kernel._linux import ffi, lib
 from kernel.report import report_size
 
+#: The header counts steps with 16 bits.
+MAX_STEPS = (1 << 16) - 1
+#: What the steps of the parent half are headed by.
+BEHIND = "the reaper, behind in the parent half"
 #: Descriptors that the runner itself knows.
 PROGRAM_FD, REPORT_FD = 3, 4
 
@@ -166,6 +170,14 @@ class Program:
     def all_steps(self) -> list[Step]:
         return [*self.steps, *self.behind]
 
+    def facilities(self) -> list[str]:
+        """For each of ``all_steps`` the heading that it stands under, BEHIND for those of the parent half."""
+        found, current = [], ""
+        for index in range(len(self.steps)):
+            current = self.headings.get(index, current)
+            found.append(current)
+        return found + [BEHIND] * len(self.behind)
+
     def describe(self) -> str:
         """The program as text, one numbered step a line; needs no privileges and no kernel."""
         lines = [self.title]
@@ -291,6 +303,8 @@ class _Packer:
     def finish(self) -> bytes:
         """The whole: the parent half goes on behind the last step of the clone."""
         before = len(self._steps) // _STEP.size
+        if before + len(self._behind) // _STEP.size > MAX_STEPS:
+            raise ValueError(f"a program has {MAX_STEPS} steps at most")
         if self._clone_index is not None:
             struct.pack_into("<H", self._steps, self._clone_index * _STEP.size + _TARGET_OFFSET, before)
         slots = b"".join(_EMPTY if name != "pidfd" else bytes(8) for name in self._slots).ljust(8 * _MAX_SLOTS, b"\0")

@@ -11,7 +11,7 @@ import errno
 import os
 from dataclasses import dataclass
 
-from kernel.program import Buffer, Flags, Program, Slot, Vector, Words
+from kernel.program import MAX_STEPS, Buffer, Flags, Program, Slot, Vector, Words
 from runtime.container.capabilities import drop_bounding, set_all
 from runtime.container.descriptors import FIRST_PRESERVED, Descriptor
 from runtime.container.filter import SystemCallFilter, install
@@ -23,6 +23,8 @@ LAST = 0xFFFFFFFF
 FIRST = 3
 #: Rights of a keyring (keyctl_setperm(3)): what join_session_keyring gives, and searching by its user.
 _KEYRING_RIGHTS = 0x3F130000 | 0x00080000
+#: Steps that come after execve: the reaper's.
+RESERVED = 32
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -209,7 +211,14 @@ def execute(steps: Program, process: schema.Process) -> None:
     if not name:
         raise InvalidSpec("process.args[0]: the command is empty")
     path = next((entry[5:] for entry in process.env if entry.startswith("PATH=")), DEFAULT_PATH)
-    candidates = [name] if "/" in name else [f"{directory or '.'}/{name}" for directory in path.split(":")]
+    # Twice the same directory is looked into once, or the first of the two would be taken for the last of all.
+    directories = dict.fromkeys(directory or "." for directory in path.split(":"))
+    candidates = [name] if "/" in name else [f"{directory}/{name}" for directory in directories]
+    if len(steps.all_steps) + len(candidates) + RESERVED > MAX_STEPS:
+        raise InvalidSpec(
+            f"{len(steps.all_steps)} steps to set the container up and {len(candidates)} directories in PATH are more than "
+            f"a program holds, {MAX_STEPS}: fewer mounts, options, paths or settings are needed"
+        )
     for candidate in candidates:
         last = candidate == candidates[-1]
         steps.call(

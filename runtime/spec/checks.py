@@ -5,22 +5,43 @@ Each raises InvalidSpec, naming the place as the document spells it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import os
+from collections.abc import Collection, Iterable, Sequence, Sized
 
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
 
 #: The last number is (uid_t) -1, which setuid(2) and friends read as "leave it".
 MAX_ID = 2**32 - 2
+#: PATH_MAX without the NUL that ends a path.
+MAX_PATH = 4095
+#: More mounts, devices or hidden paths than any container has; each costs some steps of its program.
+MAX_ENTRIES = 4096
 #: Lines that the kernel takes for one map of ids (user_namespaces(7)).
 MAX_MAPPINGS = 340
 #: More processors or memory nodes than any machine has.
 HIGHEST_NUMBER = 8191
 
 
+def check_path(path: str, where: str) -> None:
+    """A path that the kernel would take."""
+    try:
+        length = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        raise InvalidSpec(f"{where}: {path!r} holds what is no byte of a path") from None
+    if length > MAX_PATH:
+        raise InvalidSpec(f"{where}: {length} bytes, and a path has {MAX_PATH} at most: {path[:80]!r}…")
+
+
 def check_absolute(path: str, where: str) -> None:
     if not path.startswith("/"):
-        raise InvalidSpec(f"{where}: {path!r} is not an absolute path")
+        raise InvalidSpec(f"{where}: {path[:MAX_PATH]!r} is not an absolute path")
+    check_path(path, where)
+
+
+def check_count(values: Sized, where: str) -> None:
+    if len(values) > MAX_ENTRIES:
+        raise InvalidSpec(f"{where}: {len(values)} entries, and {MAX_ENTRIES} are taken at most")
 
 
 def check_range(value: int, lowest: int, highest: int, where: str) -> None:

@@ -13,6 +13,7 @@ from runtime.spec.checks import (
     MAX_ID,
     check_absolute,
     check_all_of,
+    check_count,
     check_mappings,
     check_one_of,
     check_range,
@@ -43,6 +44,14 @@ _INTERFACE = re.compile(r"(?!\.{1,2}\Z)[^\s/:]{1,15}")
 def check_linux(linux: schema.Linux) -> None:
     """Raise InvalidSpec naming the first wrong field."""
     _check_namespaces(linux)
+    for name, entries in (
+        ("devices", linux.devices),
+        ("maskedPaths", linux.masked_paths),
+        ("readonlyPaths", linux.readonly_paths),
+        ("sysctl", linux.sysctl),
+        ("netDevices", linux.net_devices),
+    ):
+        check_count(entries, f"linux.{name}")
     for index, device in enumerate(linux.devices):
         _check_device(device, f"linux.devices[{index}]")
     for name, paths in (("maskedPaths", linux.masked_paths), ("readonlyPaths", linux.readonly_paths)):

@@ -7,6 +7,7 @@ cannot say and serves specs that were made, not read, as well.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import TypeVar
@@ -15,7 +16,7 @@ import msgspec
 
 from runtime.errors import InvalidSpec
 from runtime.spec import linux_checks, process_checks, schema
-from runtime.spec.checks import check_absolute, check_mappings
+from runtime.spec.checks import check_absolute, check_count, check_mappings, check_path
 
 #: A large real document (200 mounts, a seccomp profile of 400 calls) has 120 KiB.
 SIZE_LIMIT_BYTES = 4 << 20
@@ -86,13 +87,16 @@ def validate(spec: schema.Spec) -> None:
 
 def _check_values(spec: schema.Spec) -> None:
     _check_version(spec.oci_version)
-    if spec.root is not None and not spec.root.path:
-        raise InvalidSpec("root.path: empty")
+    if spec.root is not None:
+        if not spec.root.path:
+            raise InvalidSpec("root.path: empty")
+        check_path(spec.root.path, "root.path")
     for field, name in (("hostname", spec.hostname), ("domainname", spec.domainname)):
         if len(name.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES:
             raise InvalidSpec(f"{field}: longer than the {MAX_NAME_BYTES} bytes that the kernel keeps")
     if spec.process is not None:
         process_checks.check_process(spec.process)
+    check_count(spec.mounts, "mounts")
     for index, mount in enumerate(spec.mounts):
         _check_mount(mount, f"mounts[{index}]")
     linux_checks.check_linux(spec.linux)
@@ -104,6 +108,8 @@ def _check_values(spec: schema.Spec) -> None:
 def _check_mount(mount: schema.Mount, where: str) -> None:
     if not mount.destination:
         raise InvalidSpec(f"{where}.destination: empty")  # a relative one is below /, as for runc
+    check_path(mount.destination, f"{where}.destination")
+    check_path(mount.source, f"{where}.source")
     check_mappings(mount.uid_mappings, f"{where}.uidMappings")
     check_mappings(mount.gid_mappings, f"{where}.gidMappings")
     if bool(mount.uid_mappings) != bool(mount.gid_mappings):
@@ -131,6 +137,10 @@ def _check_text(value: object, where: str) -> None:
     for path, text in _texts(value, where):
         if "\0" in text:
             raise InvalidSpec(f"{path}: holds a NUL byte")
+        try:
+            os.fsencode(text)
+        except UnicodeEncodeError:
+            raise InvalidSpec(f"{path}: {text[:80]!r} stands for no bytes") from None
 
 
 def _texts(value: object, where: str) -> Iterator[tuple[str, str]]:
