@@ -11,14 +11,6 @@ if TYPE_CHECKING:
     from runtime.oci.directory import Container
 
 
-def runs_in_create(spec: schema.Spec) -> bool:
-    """Whether something is to be done from outside while the container is made."""
-    hooks = spec.hooks
-    return bool(
-        hooks.prestart or hooks.create_runtime or hooks.create_container or spec.linux.net_devices or spec.linux.intel_rdt
-    )
-
-
 def late_hooks(hooks: schema.Hooks) -> list[str]:
     """The kinds of hooks, as the document spells them, that there are after create."""
     kinds = {"startContainer": hooks.start_container, "poststart": hooks.poststart, "poststop": hooks.poststop}

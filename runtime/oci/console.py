@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
-import termios
-import tty
 from typing import Any
 
 from kernel.fd import Fd
@@ -39,6 +36,8 @@ def hand_over(request: Request, terminal: Terminal | None) -> None:
 
 def send_file(path: str, name: str, file: Fd) -> None:
     """Send *file* over the Unix socket at *path*, with *name* as the message."""
+    import socket
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as there:
         try:
             there.connect(path)
@@ -63,6 +62,9 @@ class Relay:
 
     def __enter__(self) -> Relay:
         if self._master is not None and os.isatty(STDIN):
+            import termios
+            import tty
+
             self._saved = termios.tcgetattr(STDIN)
             tty.setraw(STDIN)
             self.resize()
@@ -70,6 +72,8 @@ class Relay:
 
     def __exit__(self, *_: object) -> None:
         if self._saved is not None:
+            import termios
+
             termios.tcsetattr(STDIN, termios.TCSADRAIN, self._saved)
         if self._master is not None:
             self._master.close()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 
+import msgspec
+
+from kernel.capability import last_capability
 from kernel.cgroup import Cgroup, find_tree
 from kernel.fd import Fd, open_path
 from kernel.process import open_pidfd
 from kernel.program import Program
 from kernel.terminal import Terminal
 from runtime.container import ground, init
+from runtime.container.capabilities import unavailable
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
 from runtime.errors import InvalidArgument, InvalidSpec, StartFailed
@@ -19,7 +24,17 @@ from runtime.oci import console, place
 from runtime.oci.around import late_hooks, run_create_hooks
 from runtime.oci.bundle import Bundle, load_bundle
 from runtime.oci.delete import destroy
-from runtime.oci.directory import ATTACH_POINT, CONFIG, Container, Record, make_container, start_time, write_whole
+from runtime.oci.directory import (
+    ATTACH_POINT,
+    CONFIG,
+    CREATING,
+    FACTS,
+    Container,
+    Record,
+    make_container,
+    start_time,
+    write_whole,
+)
 from runtime.oci.executable import check_executable
 from runtime.oci.flags import SWITCH, TEXT
 from runtime.oci.launch import Launch, ends_in, launch
@@ -55,14 +70,19 @@ def create(request: Request, *, detached: bool = True) -> Created:
     bundle = load_bundle(request.flags.text("bundle", "."), request.flags.text("config"))
     process = _process_of(bundle)
     console.check_request(request, process, detached=detached)
+    owner = os.getuid()
+    if owner:
+        _enter_users(bundle.spec)
     with contextlib.ExitStack() as undo:
-        container = make_container(request.root, _record(request, bundle))
+        container = make_container(request.root, _record(request, bundle, owner))
         undo.callback(container.close)
         undo.callback(destroy, container)
         write_whole(container.path / CONFIG, bundle.document)
         cgroup = _make_cgroup(request, container, bundle.spec)
-        prepared = _prepare(request, container, bundle, len(preserved), cgroup)
+        prepared = _prepare(request, container, bundle, cgroup, len(preserved))
         undo.callback(prepared.close)
+        write_whole(container.path / FACTS, msgspec.json.encode(prepared.facts))
+        warn_of_capabilities(request, process, prepared.facts.grantable)
         code = compile_seccomp(bundle.spec)
         program = init.program(f"init of {container.id}", bundle.spec, prepared.facts, code)
         launched = launch(program, _descriptors(prepared, cgroup), ends_in(container.path, program), preserved)
@@ -118,6 +138,18 @@ def _wait_for_creation(launched: Launch, program: Program, container: Container,
         progress = launched.progress()
         failed = progress.at if progress.failed is None else progress.failed
         raise StartFailed(describe_failure(program, failed, progress.errno))
+    hand_over_listener(launched, program, container, spec)
+
+
+def hand_over_listener(launched: Launch, program: Program, container: Container, spec: schema.Spec) -> None:
+    """Send the listener of the process's system call filter, if there is one, to who answers."""
+    if spec.linux.seccomp is None or not spec.linux.seccomp.listener_path:
+        return
+    from runtime.container.notify import hand_over
+
+    state = container.hook_state()
+    state.pid, state.status = (state.pid, container.status()) if state.pid else (launched.pid, CREATING)
+    hand_over(program, launched.report, spec.linux.seccomp, state)
 
 
 def compile_seccomp(spec: schema.Spec) -> bytes | None:
@@ -127,6 +159,17 @@ def compile_seccomp(spec: schema.Spec) -> bytes | None:
     from runtime.container.seccomp import compile_filter
 
     return compile_filter(spec.linux.seccomp)
+
+
+def warn_of_capabilities(request: Request, process: schema.Process, grantable: int) -> None:
+    """Tell of capabilities that the process will not get, for nobody can give them here.
+
+    Not of those that are ambient and not inheritable: they never did anything, and stand in what "runc spec" writes.
+    """
+    asked = msgspec.structs.replace(process.capabilities or schema.Capabilities(), ambient=[])
+    refused = unavailable(msgspec.structs.replace(process, capabilities=asked), last_capability(), grantable)
+    if refused:
+        request.log.warning(f"process.capabilities: not to be had here, left out: {', '.join(refused)}")
 
 
 def take_preserved(request: Request) -> list[Fd]:
@@ -161,7 +204,13 @@ def _process_of(bundle: Bundle) -> schema.Process:
     return process
 
 
-def _record(request: Request, bundle: Bundle) -> Record:
+def _enter_users(spec: schema.Spec) -> None:
+    from runtime.container.rootless import enter
+
+    enter(spec)
+
+
+def _record(request: Request, bundle: Bundle, owner: int) -> Record:
     return Record(
         id=request.arguments[0],
         bundle=os.fspath(bundle.path),
@@ -169,24 +218,33 @@ def _record(request: Request, bundle: Bundle) -> Record:
         oci_version=bundle.spec.oci_version,
         created=timestamp(),
         annotations=bundle.spec.annotations,
-        owner=os.getuid(),
+        owner=owner,
         shares_processes=not any(each.type == "pid" and not each.path for each in bundle.spec.linux.namespaces),
         late_hooks=late_hooks(bundle.spec.hooks),
+        keyring=None if request.flags.switch("no-new-keyring") else f"_ses.{request.arguments[0]}",
     )
 
 
-def _make_cgroup(request: Request, container: Container, spec: schema.Spec) -> Cgroup:
-    """The container's cgroup, with its limits, empty."""
+def _make_cgroup(request: Request, container: Container, spec: schema.Spec) -> Cgroup | None:
+    """The container's cgroup, with its limits, empty; None where this user may make none, and the spec needs none."""
     tree = find_tree()
     cgroup = place.find_place(tree, container.id, spec.linux.cgroups_path, systemd=request.systemd)
     container.record.cgroup, container.record.tree = os.fspath(cgroup.path), os.fspath(tree)
     container.save()
-    place.make_place(cgroup)
+    try:
+        place.make_place(cgroup)
+    except OSError as error:
+        if not container.record.owner or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        container.record.cgroup = ""  # there is none to take away
+        container.save()
+        place.do_without(spec.linux, error)
+        return None
     place.apply_limits(cgroup, tree, spec.linux)
     return cgroup
 
 
-def _prepare(request: Request, container: Container, bundle: Bundle, preserved: int, cgroup: Cgroup | None) -> ground.Ground:
+def _prepare(request: Request, container: Container, bundle: Bundle, cgroup: Cgroup | None, preserved: int) -> ground.Ground:
     attach_point = container.path / ATTACH_POINT
     attach_point.mkdir(mode=0o700)
     return ground.prepare(
@@ -196,8 +254,9 @@ def _prepare(request: Request, container: Container, bundle: Bundle, preserved: 
         in_cgroup=cgroup is not None,
         has_reaper=False,
         preserved=preserved,
+        keyring=container.record.keyring,
         can_pause=True,
-        pivots=not request.flags.has("no-pivot"),
+        pivots=not request.flags.switch("no-pivot"),
         bundle=bundle.path,
         rootfs=bundle.rootfs,
         cgroup=None if cgroup is None else cgroup.path,

@@ -3,6 +3,7 @@
     state.json    who it is: written whole, by rename
     config.json   the bundle's, as it was at create: changes after that have no effect
     ready, start  FIFOs on which the init speaks and waits (``launch.py``)
+    facts.json    what was found on the node, from which the program was composed
     report        the results of its steps, which the runner and the init write themselves
     root          an empty directory: where the init attaches its root, in its own mount namespace
 
@@ -28,6 +29,7 @@ from runtime.spec import schema
 
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
 STATE, CONFIG, READY, START, REPORT, ATTACH_POINT = "state.json", "config.json", "ready", "start", "report", "root"
+FACTS = "facts.json"
 #: What fits a file name together with ".new" and the like.
 LONGEST_ID = 240
 _ID = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]*", re.ASCII)
@@ -53,6 +55,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     """Its pid namespace is not its own: the end of its first process ends no other."""
     late_hooks: list[str] = []
     """Which kinds of hooks there are after create; the hooks themselves are in config.json."""
+    keyring: str | None = None
+    """The name of its session keyring, which what is exec'd later joins; None when it has its caller's."""
     extra: dict[str, str] = {}
     """What one part keeps for another, by its name: a resctrl group, say."""
 

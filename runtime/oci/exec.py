@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from kernel.capability import last_capability
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd, open_path
 from kernel.process import adopt_orphans, open_pidfd
 from kernel.terminal import Terminal, find_devpts, open_terminal
-from runtime.container import hooks, join
+from runtime.container import entrance, join
+from runtime.container import filter as system_calls
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
-from runtime.container.process import execute as execute_program
 from runtime.errors import ContainerNotRunning, InvalidArgument, KerneletError, StartFailed, WrongState
 from runtime.oci import console
 from runtime.oci.console import Relay
-from runtime.oci.create import compile_seccomp, take_preserved, write_pid_files
+from runtime.oci.create import compile_seccomp, hand_over_listener, take_preserved, warn_of_capabilities, write_pid_files
 from runtime.oci.directory import CREATED, PAUSED, RUNNING, Container
 from runtime.oci.executable import check_executable
 from runtime.oci.flags import LIST, SWITCH, TEXT, Parsed
@@ -29,7 +29,8 @@ from runtime.oci.launch import launch, private_ends
 from runtime.oci.request import Request
 from runtime.oci.wait import Waiting
 from runtime.spec import schema
-from runtime.spec.load import MAX_ID, SIZE_LIMIT_BYTES, check_process, load_process
+from runtime.spec.checks import MAX_ID
+from runtime.spec.load import SIZE_LIMIT_BYTES, check_process, load_process
 
 FLAGS = {
     "console-socket": TEXT,
@@ -60,7 +61,7 @@ def run(request: Request) -> int:
     try:
         return execute(request)
     except (KerneletError, OSError) as error:
-        from runtime.oci.__main__ import describe
+        from runtime.oci.command import describe
 
         request.log.error(f"exec failed: {describe(error)}")
         return FAILED
@@ -73,7 +74,7 @@ def execute(request: Request) -> int:
     with request.container(lock=False) as container, contextlib.ExitStack() as opened:
         _check_status(container, ignore_paused=request.flags.switch("ignore-paused"))
         spec = container.spec()
-        init = opened.enter_context(_open_init(container))
+        opened.enter_context(_open_init(container))  # its number is not used again before this is over
         root = opened.enter_context(open_path(f"/proc/{container.record.pid}/root", os.O_PATH | os.O_DIRECTORY))
         process = process_of(request, spec, root)
         console.check_request(request, process, detached=detached)
@@ -84,13 +85,8 @@ def execute(request: Request) -> int:
             console.hand_over(request, terminal)
         elif not request.flags.switch("no-subreaper"):
             adopt_orphans()
-        files = {join.CONTAINER: init}
-        cgroup = _find_cgroup(request, container)
-        if cgroup is not None:
-            files[Descriptor.CGROUP] = cgroup
-        if terminal is not None:
-            files |= dict.fromkeys((Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR), terminal.slave)
-        pid = _start(container, spec, process, files, preserved)
+        start = _Start(_find_cgroup(request, container), terminal, preserved)
+        pid = _start(request, container, spec, process, start)
         write_pid_files(request, pid)
         if waiting is None:
             return 0
@@ -98,6 +94,14 @@ def execute(request: Request) -> int:
             if terminal is not None:
                 terminal.close()
             return waiting.wait(pid, pidfd, relay)
+
+
+class _Start(NamedTuple):
+    """What a process starts with that is not in its description."""
+
+    cgroup: Fd | None
+    terminal: Terminal | None
+    preserved: list[Fd]
 
 
 def process_of(request: Request, spec: schema.Spec, root: Fd) -> schema.Process:
@@ -212,23 +216,39 @@ def _cgroup_of_init(container: Container) -> Cgroup | None:
     return Cgroup(found) if Path(container.record.cgroup) in found.parents else None
 
 
-def _start(container: Container, spec: schema.Spec, process: schema.Process, files: dict[int, Fd], preserved: list[Fd]) -> int:
-    """Start *process* with *files*, wait until it has become its program, and return its pid.  Raises StartFailed."""
-    program = join.enter(
-        f"exec in {container.id}",
+def _start(request: Request, container: Container, spec: schema.Spec, process: schema.Process, start: _Start) -> int:
+    """Start *process*, wait until it has become its program, and return its pid.  Raises StartFailed."""
+    profile = system_calls.of(spec.linux.seccomp, compile_seccomp(spec))
+    opened = entrance.prepare(
         process,
-        hooks.kinds_of(container.record.pid),
-        last_capability(),
-        compile_seccomp(spec),
-        in_cgroup=Descriptor.CGROUP in files,
+        container.record.pid,
+        start.cgroup,
+        linux=spec.linux,
         has_reaper=False,
+        waits=profile is not None and profile.listens,
+        preserved=len(start.preserved),
+        keyring=container.record.keyring,
     )
-    execute_program(program, process)
-    with launch(program, files, private_ends(program), preserved) as launched:
-        launched.hear()
-        progress = launched.progress()
-        if progress.failed is not None or not progress.pid:
-            launched.end()
-            failed = progress.at if progress.failed is None else progress.failed
-            raise StartFailed(describe_failure(program, failed, progress.errno))
-        return progress.pid
+    try:
+        warn_of_capabilities(request, process, opened.entrance.grantable)
+        program = join.program(f"exec in {container.id}", process, opened.entrance, profile)
+        files = dict(opened.descriptors)
+        if start.terminal is not None:
+            files |= dict.fromkeys((Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR), start.terminal.slave)
+        with launch(program, files, private_ends(program), start.preserved) as launched:
+            if launched.hear() == "c":  # its listener is there
+                try:
+                    hand_over_listener(launched, program, container, spec)
+                except BaseException:
+                    launched.end()
+                    raise
+                launched.go_on()
+                launched.hear()
+            progress = launched.progress()
+            if progress.failed is not None or not progress.pid:
+                launched.end()
+                failed = progress.at if progress.failed is None else progress.failed
+                raise StartFailed(describe_failure(program, failed, progress.errno))
+            return progress.pid
+    finally:
+        opened.close()

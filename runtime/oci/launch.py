@@ -68,6 +68,11 @@ class Launch:
         """How far it has come."""
         return read_progress(self._report)
 
+    @property
+    def report(self) -> Fd:
+        """What its steps came to."""
+        return self._report
+
     def go_on(self) -> None:
         """Let it go on from where it waits."""
         os.write(self._start.fileno(), GO)

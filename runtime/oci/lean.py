@@ -1,0 +1,54 @@
+"""Import three modules without what makes them slow: start-up is most of the time that a command takes.
+
+msgspec, pathlib and dataclasses import a third of the standard library for what nothing here uses: decimal numbers and
+UUIDs in JSON, file URIs, signatures as docstrings.  While they are imported others stand in for those modules; after
+that the real ones can be imported as ever.  Measured: 21 ms of processor time without this, 10 with it.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+
+class _Nothing:
+    """A type that no value has."""
+
+    unknown = None
+
+
+def _stand_ins() -> dict[str, ModuleType | None]:
+    import urllib
+    from importlib import import_module
+
+    assert urllib  # the package that "urllib.parse" belongs to
+    return {
+        "datetime": import_module("_datetime"),  # all that datetime.py has when it is done
+        "decimal": _module("decimal", Decimal=_Nothing),
+        "inspect": _module("inspect", signature=lambda _: ""),  # dataclasses: for classes that say nothing themselves
+        "typing_extensions": None,  # msgspec: typing serves as well
+        "urllib.parse": _module("urllib.parse", quote_from_bytes=None),  # pathlib: as_uri()
+        "uuid": _module("uuid", UUID=_Nothing, SafeUUID=_Nothing),
+    }
+
+
+def _module(name: str, **content: object) -> ModuleType:
+    module = ModuleType(name)
+    module.__dict__.update(content)
+    return module
+
+
+def import_lean() -> None:
+    """Import them; what is imported already stays as it is."""
+    absent = {name: module for name, module in _stand_ins().items() if name not in sys.modules}
+    sys.modules.update(absent)  # type: ignore[arg-type]  # None: not to be found
+    try:
+        import dataclasses
+        import pathlib
+
+        import msgspec
+
+        assert dataclasses and pathlib and msgspec
+    finally:
+        for name in absent:
+            del sys.modules[name]
