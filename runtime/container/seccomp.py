@@ -92,16 +92,6 @@ def _remembered(document: bytes, architecture: str) -> bytes:
     return assemble(msgspec.json.decode(document, type=schema.Seccomp), architecture)
 
 
-def filter_flags(profile: schema.Seccomp) -> int:
-    """The flags for seccomp(2) that *profile* asks for; raises InvalidSpec for an unknown one."""
-    flags = 0
-    for name in profile.flags:
-        if name not in kernel.FLAGS:
-            raise InvalidSpec(f"linux.seccomp.flags: unknown flag {name!r}")
-        flags |= kernel.FLAGS[name]
-    return flags
-
-
 def assemble(profile: schema.Seccomp, architecture: str, *, refuse_newer: bool = True) -> bytes:
     """``compile_filter`` without its memory.
 

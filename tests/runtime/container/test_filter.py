@@ -46,6 +46,14 @@ def rule(name: str, action: str, errno: int | None = None) -> schema.SyscallRule
     return schema.SyscallRule(names=[name], action=action, errno_ret=errno)
 
 
+def test_flags_that_the_kernel_would_refuse_are_left_out() -> None:
+    """TSYNC beside a listener, WAIT_KILLABLE_RECV without one."""
+    every = [f"SECCOMP_FILTER_FLAG_{name}" for name in ("LOG", "SPEC_ALLOW", "TSYNC", "WAIT_KILLABLE_RECV", "LOG")]
+    assert filter.flags_of(profile(flags=every)) == tuple(every[:3])
+    listening = profile(rule("mkdir", "SCMP_ACT_NOTIFY"), flags=every)
+    assert filter.flags_of(listening) == (*every[:2], every[3], "SECCOMP_FILTER_FLAG_NEW_LISTENER")
+
+
 @pytest.mark.parametrize("no_new_privileges", [False, True])
 @pytest.mark.parametrize(
     "flags",

@@ -146,12 +146,6 @@ def test_machine_without_a_table_is_refused() -> None:
         seccomp.compile_filter(profile(), "s390x")
 
 
-def test_unknown_flag_is_refused_and_known_ones_are_added_up() -> None:
-    assert seccomp.filter_flags(profile(flags=["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"])) == 6
-    with pytest.raises(InvalidSpec, match="unknown flag 'SECCOMP_FILTER_FLAG_FAST'"):
-        seccomp.filter_flags(profile(flags=["SECCOMP_FILTER_FLAG_FAST"]))
-
-
 def crowded(rules_per_call: int, calls: int = 60) -> schema.Seccomp:
     """Every other call has many rules on arguments, none like another's, so that the tree's branches lie far apart."""
     table = numbers(X86_64)
