@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import time
 import zlib
 from pathlib import Path
 
 import msgspec
 
+from kernel.decode import decode
 from kernel.program import Program
 from kernel.report import SKIPPED, Outcome
 
@@ -14,22 +19,51 @@ FILE = "start.json.z"
 
 
 class StepRecord(msgspec.Struct):
-    """One step: what was called, why, what the kernel answered, and µs since the start when it was over (None: not reached)."""
+    """One step: what was called, why, what the kernel answered, and µs since the start when it was over (None: not reached).
+
+    *is_fine* is for an answer that is an errno, and one that the program goes on with.
+    """
 
     call: str
     why: str
     result: int
     at_us: float | None
     skipped: bool
+    heading: str = ""
+    is_fine: bool = True
+
+
+class Failure(msgspec.Struct):
+    """A start that failed: of which container in which sandbox, when (ns since the epoch), why, and its steps."""
+
+    sandbox_id: str
+    container: str
+    at_ns: int
+    message: str
+    steps: list[StepRecord]
+
+
+def records(program: Program, outcome: Outcome) -> list[StepRecord]:
+    """The steps of *program* up to the clone and in the new process, with what became of each."""
+    return [
+        StepRecord(
+            call=decode(step),
+            why=step.why,
+            result=result,
+            at_us=(at_ns - outcome.began_ns) / 1000 if at_ns else None,
+            skipped=result == SKIPPED,
+            heading=heading,
+            is_fine=result >= 0 or result == SKIPPED or -result in step.tolerate,
+        )
+        for step, heading, result, at_ns in zip(
+            program.steps, program.facilities(), outcome.results, outcome.times_ns, strict=False
+        )
+    ]
 
 
 def save(run_dir: Path, program: Program, outcome: Outcome) -> None:
-    """Write down how far *program* came, about 3 KB."""
-    records = [
-        StepRecord(str(step), step.why, result, (at_ns - outcome.began_ns) / 1000 if at_ns else None, result == SKIPPED)
-        for step, result, at_ns in zip(program.steps, outcome.results, outcome.times_ns, strict=False)
-    ]
-    (run_dir / FILE).write_bytes(zlib.compress(msgspec.json.encode(records), 1))
+    """Write down how far *program* came, about 4 KB."""
+    (run_dir / FILE).write_bytes(_packed(records(program, outcome)))
 
 
 def load(run_dir: Path) -> list[StepRecord]:
@@ -39,3 +73,41 @@ def load(run_dir: Path) -> list[StepRecord]:
     except FileNotFoundError:
         return []
     return msgspec.json.decode(zlib.decompress(content), type=list[StepRecord])
+
+
+def note_failure(run_dir: Path, errno: int) -> None:
+    """Write down that the last step of the start that is kept in *run_dir* failed with *errno*."""
+    steps = load(run_dir)
+    if steps:
+        steps[-1].result, steps[-1].is_fine = -errno, False
+        (run_dir / FILE).write_bytes(_packed(steps))
+
+
+# Starts of which nothing else is left.
+
+
+def save_failure(directory: Path, sandbox_id: str, container: str, message: str, program: Program, outcome: Outcome) -> None:
+    """Keep a start that failed in *directory*, in the place of the last one of that container."""
+    failure = Failure(sandbox_id, container, time.time_ns(), message, records(program, outcome))
+    directory.mkdir(mode=0o700, exist_ok=True)
+    name = hashlib.sha256(os.fsencode(container)).hexdigest()[:16]
+    (directory / f"{sandbox_id}-{name}").write_bytes(_packed(failure))
+
+
+def failures(directory: Path, container: str) -> list[Failure]:
+    """The starts of containers of that name that failed, the last one first."""
+    found = []
+    for file in directory.iterdir() if directory.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):  # its sandbox has just been removed
+            found.append(msgspec.json.decode(zlib.decompress(file.read_bytes()), type=Failure))
+    return sorted((each for each in found if each.container == container), key=lambda each: -each.at_ns)
+
+
+def forget_failures(directory: Path, sandbox_id: str) -> None:
+    """Forget those of a sandbox that is removed."""
+    for file in directory.glob(f"{sandbox_id}-*"):
+        file.unlink(missing_ok=True)
+
+
+def _packed(content: object) -> bytes:
+    return zlib.compress(msgspec.json.encode(content), 1)

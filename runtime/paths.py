@@ -101,6 +101,11 @@ class Paths:
     def run_sandboxes(self) -> Path:
         return self.run_dir / "sandboxes"
 
+    @cached_property
+    def failures(self) -> Path:
+        """Starts that failed, for ``kernelet explain``; made when the first one does."""
+        return self.run_dir / "failures"
+
     def run_container(self, container_id: str) -> Path:
         """What a reaper leaves behind: ``exit``."""
         return self.run_containers / container_id

@@ -5,36 +5,56 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import time
 from pathlib import Path
 
 import msgspec
 
 from cri.api import api_pb2 as api
 from cri.client import Client
-from cri.command import connection
+from cri.command import connection, tables
+from cri.command.pages import Page
 from runtime import history
 from runtime.errors import NotFound
+from runtime.history import Failure, StepRecord
 from runtime.paths import Paths
+
+#: How many of the slowest steps are shown.
+SLOWEST = 5
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
     connection.add_options(parser)
-    parser.add_argument("container", help="the beginning of its id, or its name")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="of kernelet-oci: a container of that state directory")
+    parser.add_argument("--failed", action="store_true", help="the last start of a container of that name that failed")
+    parser.add_argument("container", help="the beginning of its id, or its name; with --root its id")
 
 
 def run_explain(options: argparse.Namespace) -> int:
-    """Needs to be on the daemon's machine: the steps are in its run directory."""
-    with connection.connect(options) as client:
-        container = connection.find_container(client, options.container)
-        steps = history.load(paths_of(client).run_container(container.id))
-    if not steps:
-        raise NotFound(f"container {container.metadata.name}: of its start nothing is kept; the node was restarted since")
-    if options.json:
-        print(json.dumps(msgspec.to_builtins(steps), indent=2))
+    """Needs to be on the machine of the container: the steps are in a run directory."""
+    if options.root is not None:
+        from runtime.oci import past
+
+        _show(f"container {options.container}", past.steps_of(options.root, options.container), as_json=options.json)
         return 0
-    print(f"container {container.metadata.name} ({container.id[:13]}), {len(steps)} steps")
-    for number, (step, took_us) in enumerate(zip(steps, durations(steps), strict=True), 1):
-        print(f"{number:4} {took_us:>10}  {step.call}{answer(step)}\n{'':17}{step.why}")
+    with connection.connect(options) as client:
+        paths = paths_of(client)
+        failed = history.failures(paths.failures, options.container)
+        try:
+            container = None if options.failed else connection.find_container(client, options.container)
+        except NotFound:
+            if not failed:
+                raise
+            container = None
+        if container is not None:
+            steps = history.load(paths.run_container(container.id))
+            if not steps:
+                raise NotFound(f"container {container.metadata.name}: of its start nothing is kept; the node was restarted since")
+            _show(f"container {container.metadata.name} ({container.id[:13]})", steps, as_json=options.json)
+            return 0
+    if not failed:
+        raise NotFound(f"no start of a container {options.container!r} has failed since the node was started")
+    _show_failure(failed[0], as_json=options.json)
     return 0
 
 
@@ -44,24 +64,72 @@ def paths_of(client: Client) -> Paths:
     return Paths(run_dir=Path(json.loads(info["config"])["stateDir"]))
 
 
-def durations(steps: list[history.StepRecord]) -> list[str]:
-    """How long each step took, in µs; nothing for one that was skipped or not reached when this was written."""
-    shown, before = [], 0.0
+def _show_failure(failure: Failure, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(failure), indent=2))
+        return
+    age = tables.age(failure.at_ns, time.time_ns())
+    title = f"a start of {failure.container} that failed, {age} ago, in pod {failure.sandbox_id[:13]}"
+    _show(title, failure.steps, as_json=False)
+    page = Page()
+    page.line()
+    page.step("", failure.message, style="red")
+
+
+def _show(title: str, steps: list[StepRecord], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(steps), indent=2))
+        return
+    page = Page()
+    _summarize(page, title, steps)
+    heading = None
+    for number, (step, took) in enumerate(zip(steps, durations(steps), strict=True), 1):
+        if step.heading != heading:
+            heading = step.heading
+            page.heading(heading)
+        shown = "" if took is None else f"{took:.1f} us"
+        style = "" if step.is_fine else "red"
+        page.step(f"{number:4} {shown:>11}  ", f"{step.call}{answer(step)}", step.why, style=style)
+
+
+def _summarize(page: Page, title: str, steps: list[StepRecord]) -> None:
+    """How many steps, how long, how many were skipped or not reached, and which of them took longest."""
+    ends = [step.at_us for step in steps if step.at_us is not None]
+    skipped, later = sum(step.skipped for step in steps), sum(step.at_us is None for step in steps)
+    parts = [f"{len(ends)} steps in {max(ends, default=0.0):,.0f} us"]
+    parts += [f"{skipped} of them skipped"] if skipped else []
+    parts += [f"{later} not reached when this was written"] if later else []
+    page.line(f"{page.ink(title, 'bold')}: {', '.join(parts)}")
+    timed = [(took, number) for number, took in enumerate(durations(steps)) if took is not None and not _waits(steps[number])]
+    total = sum(took for took, _ in timed) or 1.0
+    page.heading("the slowest")
+    for took, number in sorted(timed, reverse=True)[:SLOWEST]:
+        page.step(f"{number + 1:4} {took:>8.1f} us  {took / total:4.0%}  ", steps[number].call)
+
+
+def durations(steps: list[StepRecord]) -> list[float | None]:
+    """How long each step took, in us; None for one that was skipped, or not reached when this was written."""
+    shown: list[float | None] = []
+    before = 0.0
     for step in steps:
         if step.at_us is None or step.skipped:
-            shown.append("")
+            shown.append(None)
             continue
-        shown.append(f"{step.at_us - before:.1f} µs")
+        shown.append(step.at_us - before)
         before = step.at_us
     return shown
 
 
-def answer(step: history.StepRecord) -> str:
+def answer(step: StepRecord) -> str:
     """What the kernel said, where that is worth a word."""
     if step.skipped:
         return "  (skipped: what it needs is not there)"
-    if step.at_us is None:
-        return "  (after the start)"
-    if -4096 < step.result < 0:
-        return f"  = {errno.errorcode.get(-step.result, -step.result)}, which is fine here"
-    return ""
+    if not -4096 < step.result < 0:
+        return "  (after the start)" if step.at_us is None else ""
+    name = errno.errorcode.get(-step.result, str(-step.result))
+    return f"  = {name}, which is fine here" if step.is_fine else f"  = {name}"
+
+
+def _waits(step: StepRecord) -> bool:
+    """Whether its time is somebody else's: it waited to be started, or for hooks."""
+    return step.call.startswith("read(start")

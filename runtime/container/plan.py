@@ -19,9 +19,6 @@ from runtime.errors import InvalidSpec
 from runtime.spec import schema
 from runtime.spec.load import SIZE_LIMIT_BYTES, load
 
-BEHIND = "the reaper, behind in the parent half"
-FIRST = "the beginning"
-
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
@@ -78,18 +75,9 @@ def plan(title: str, spec: schema.Spec) -> Plan:
 
 def describe(program: Program, names: dict[int, str]) -> Plan:
     """*program* with its arguments decoded; *names* are those of the descriptors opened beforehand."""
-    headings = step_headings(program)
-    steps = (_planned(index, step, headings[index], names) for index, step in enumerate(program.all_steps))
+    facilities = program.facilities()
+    steps = (_planned(index, step, facilities[index], names) for index, step in enumerate(program.all_steps))
     return Plan(program.title, tuple(steps))
-
-
-def step_headings(program: Program) -> list[str]:
-    """The facility of each of *program*'s steps, those of the parent half behind."""
-    found, current = [], FIRST
-    for index in range(len(program.steps)):
-        current = program.headings.get(index, current)
-        found.append(current)
-    return found + [BEHIND] * len(program.behind)
 
 
 def _planned(index: int, step: Step, heading: str, names: dict[int, str]) -> PlannedStep:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kernel import mount
 from kernel.cgroup import Cgroup
-from runtime import lifecycle
+from runtime import history, lifecycle
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
 from runtime.container.init import pause_program
@@ -121,6 +121,7 @@ def tear_down(context: Context, sandbox_id: str) -> None:
     context.network.detach(sandbox_id)
     context.monitor.forget(sandbox_id, context.paths.run_container(sandbox_id))
     shutil.rmtree(context.paths.run_container(sandbox_id), ignore_errors=True)
+    history.forget_failures(context.paths.failures, sandbox_id)
     namespaces.remove(context.paths, sandbox_id)
     files.remove_shm(context.paths, sandbox_id)
     for cgroup in cgroups_of(context, sandbox_id):

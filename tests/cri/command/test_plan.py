@@ -26,7 +26,7 @@ def test_it_prints_numbered_steps_below_headings(bundle: Path, capsys: pytest.Ca
     assert main(["plan", str(bundle)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"the start of {bundle.name}: ") and lines[0].endswith("makes the new process")
-    assert lines[1:4] == ["", "leaving the caller", "   1  setsid()"]
+    assert lines[1:3] == ["", "leaving the caller"] and lines[3].startswith("   1  ")
     numbers = [int(line[:4]) for line in lines if line[:4].strip().isdigit()]
     assert numbers == list(range(1, len(numbers) + 1))
     assert "the pivot" in lines and "\x1b" not in "".join(lines)

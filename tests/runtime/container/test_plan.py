@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kernel.program import BEHIND
 from runtime.container.init import pause_program
-from runtime.container.plan import BEHIND, Plan, compare, describe, load_spec, plan, step_headings, title_of
+from runtime.container.plan import Plan, compare, describe, load_spec, plan, title_of
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
 from tests.runtime.container.test_shell import as_a_user, spec
@@ -42,7 +43,7 @@ def test_every_step_is_there_with_its_reason_below_a_heading() -> None:
 
 def test_the_parent_half_has_a_heading_of_its_own() -> None:
     program = pause_program("x", in_cgroup=True)
-    headings = step_headings(program)
+    headings = program.facilities()
     assert len(headings) == len(program.all_steps)
     assert headings[len(program.steps) :] == [BEHIND] * len(program.behind)
     assert BEHIND not in headings[: len(program.steps)]

@@ -1,0 +1,66 @@
+"""What a start did is kept, and so is the last one of a container that failed."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from kernel.program import Flags, Program
+from runtime import history
+from tests.support import launch
+
+
+def failing() -> Program:
+    steps = Program("x")
+    steps.heading("first")
+    steps.call("umask", 0o22, why="a mask")
+    missing = steps.call(
+        "openat", Flags(("AT_FDCWD",)), "/nonexistent", 0, 0, store="file", tolerate=(errno.ENOENT,), why="if it is there"
+    )
+    steps.call("fchdir", missing, why="then stand in it")
+    steps.heading("second")
+    steps.call("chdir", "/nonexistent", why="never")
+    steps.call("umask", 0, why="not reached")
+    return steps
+
+
+def test_each_step_is_kept_with_its_heading_and_what_became_of_it(tmp_path: Path) -> None:
+    program = failing()
+    history.save(tmp_path, program, launch.run(program)[0])
+    mask, tolerated, skipped, failed, never = history.load(tmp_path)
+    assert (mask.call, mask.heading, mask.is_fine, mask.skipped) == ("umask(022)", "first", True, False)
+    assert (tolerated.result, tolerated.is_fine) == (-errno.ENOENT, True)
+    assert (skipped.skipped, skipped.is_fine) == (True, True)
+    assert (failed.result, failed.is_fine, failed.heading) == (-errno.ENOENT, False, "second")
+    assert never.at_us is None and failed.at_us is not None and mask.at_us is not None
+    assert mask.at_us <= failed.at_us
+
+
+def test_of_what_was_never_kept_there_is_nothing(tmp_path: Path) -> None:
+    assert history.load(tmp_path) == []
+    assert history.failures(tmp_path / "none", "web") == []
+    history.note_failure(tmp_path, errno.ENOENT)
+    assert history.load(tmp_path) == []
+
+
+def test_a_program_that_could_not_be_executed_is_noted(tmp_path: Path) -> None:
+    program = failing()
+    history.save(tmp_path, program, launch.run(program)[0])
+    history.note_failure(tmp_path, errno.EACCES)
+    last = history.load(tmp_path)[-1]
+    assert (last.result, last.is_fine) == (-errno.EACCES, False)
+
+
+def test_the_last_failure_of_a_container_is_kept_until_its_sandbox_goes(tmp_path: Path) -> None:
+    program = failing()
+    outcome = launch.run(program)[0]
+    directory = tmp_path / "failures"
+    for message in ("first", "second"):
+        history.save_failure(directory, "pod1", "web/../x", message, program, outcome)
+    history.save_failure(directory, "pod2", "web/../x", "third", program, outcome)
+    history.save_failure(directory, "pod2", "other", "fourth", program, outcome)
+    assert len(list(directory.iterdir())) == 3
+    assert [failure.message for failure in history.failures(directory, "web/../x")] == ["third", "second"]
+    history.forget_failures(directory, "pod2")
+    assert [failure.message for failure in history.failures(directory, "web/../x")] == ["second"]
+    assert history.failures(directory, "other") == []
