@@ -68,6 +68,8 @@ class Facts:
     """The root is swapped; else it is moved over the old one, for a root file system that cannot be pivoted from."""
     hidden: tuple[str, ...] = ()
     """Without a pivot: where the node's procfs and sysfs are, which must not lie open below (as runc's msMoveRoot)."""
+    begins_empty: bool = False
+    """The mount namespace begins as a copy of one that is empty (Descriptor.VOID), not as one of the node's."""
     in_cgroup: bool = True
     has_reaper: bool = True
     """The runner's parent half stays behind as the reaper; otherwise the new process is the child of who started the runner."""

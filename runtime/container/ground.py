@@ -9,23 +9,25 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from kernel import procfs, terminal
-from kernel.capability import last_capability, sets_of
+from kernel import foreign_mount, procfs, terminal
+from kernel.capability import last_capability, read_sets
 from kernel.fd import Fd
 from kernel.user_namespace import is_initial
 from runtime.container import ground_devices, ground_mounts, joins, rlimits, userns
 from runtime.container.descriptors import FIRST_OPENED
 from runtime.container.facts import Facts, Join
-from runtime.container.ground_binds import open_null_device
+from runtime.container.ground_binds import open_null_device, open_root
 from runtime.container.ground_mounts import Mounts
 from runtime.container.ground_tree import Tree
 from runtime.container.label import wants_label
 from runtime.errors import InvalidSpec, Unsupported
 from runtime.spec import schema
 
+Held = TypeVar("Held", Fd, Mounts)
 SELINUX = Path("/sys/fs/selinux/enforce")
 
 
@@ -56,6 +58,7 @@ def prepare(
     keyring: str | None = "",
     can_pause: bool = False,
     pivots: bool = True,
+    has_void: bool = False,
     bundle: Path | None = None,
     rootfs: Path | None = None,
     cgroup: Path | None = None,
@@ -64,8 +67,8 @@ def prepare(
 
     The mounts of *spec* are written anew as they are meant: destinations and sources absolute, sources as of *bundle*,
     and destinations below *rootfs* taken from there.  *can_pause*: the caller sees to hooks, network devices and the
-    like when the program pauses for it.  *cgroup* is the container's directory of the v2 tree, which it sees when it
-    has no cgroup namespace of its own.
+    like when the program pauses for it.  *has_void*: whoever launches it has an empty mount namespace for it.  *cgroup*
+    is the container's directory of the v2 tree, which it sees when it has no cgroup namespace of its own.
 
     Raises InvalidSpec, Unsupported, HostPathNotFound, or OSError naming the path; nothing stays open then.
     """
@@ -81,7 +84,7 @@ def prepare(
     except BaseException:
         builder.close()
         raise
-    mounts.close()
+    builder.let_go()
     facts = Facts(
         attach_point=os.fspath(attach_point),
         root=builder.root_number,
@@ -99,6 +102,8 @@ def prepare(
         context=spec.linux.mount_label if SELINUX.exists() else "",
         pivots=pivots,
         hidden=() if pivots else ground_mounts.kernel_mounts(),
+        # A hook is found in the node's tree, and the owner of another user namespace may not enter the void.
+        begins_empty=has_void and pivots and not needs_pause and builder.user_namespace is None,
         in_cgroup=in_cgroup,
         has_reaper=has_reaper,
         pauses=needs_pause,
@@ -107,7 +112,7 @@ def prepare(
         preserved=preserved,
         keyring=keyring,
         is_rootless=not is_initial(),
-        grantable=~0 if builder.user_namespace is not None else sets_of().permitted,
+        grantable=~0 if builder.user_namespace is not None else read_sets()[1],
         raised_limits=rlimits.above_ours(spec.process) if spec.process and builder.user_namespace is not None else (),
     )
     return Ground(facts, builder.descriptors, builder.terminal)
@@ -121,9 +126,11 @@ class _Builder:
         self.user_namespace: int | None = None
         self.null_device: int | None = None
         self.terminal: terminal.Terminal | None = None
+        self._held: list[Fd | Mounts] = []
         self.root_number = self.keep(root)
 
     def close(self) -> None:
+        self.let_go()
         for descriptor in self.descriptors.values():
             descriptor.close()
         if self.terminal is not None:
@@ -147,26 +154,46 @@ class _Builder:
         """A procfs of our own, if there is something to write through it."""
         process, linux = self._spec.process, self._spec.linux
         wanted = linux.sysctl or linux.time_offsets or (process and (process.oom_score_adj is not None or wants_label(process)))
-        return self.keep(procfs.open_procfs()) if wanted else None
+        return self.keep(procfs.share_procfs()) if wanted else None
 
     def lay_mounts(self, rootfs: Path | None, cgroup: Path | None) -> Mounts:
         """Open what is mounted, and make the places that mounts and the working directory will stand on."""
-        owner = None
+        namespace, owner, within = None, None, None
         if self.user_namespace is not None:
-            owner = tuple(
-                userns.host_id(mappings, 0) or 0 for mappings in (self._spec.linux.uid_mappings, self._spec.linux.gid_mappings)
-            )
-        namespace = None if self.user_namespace is None else self.descriptors[self.user_namespace]
-        tree = Tree(self.descriptors[self.root_number], owner)  # type: ignore[arg-type]
-        mounts = Mounts(self._spec, tree, self.keep, namespace, rootfs=rootfs, cgroup=cgroup)
+            namespace = self.descriptors[self.user_namespace]
+            owner = self._root_ids()
+            within = self._hold(foreign_mount.new_mount_namespace(namespace))
+            if rootfs is not None:  # what it was opened with knows nothing of whose it will be
+                self._root.close()
+                root = open_root(rootfs, self._spec.linux.rootfs_propagation, within)
+                self.descriptors[self.root_number] = root
+        tree = Tree(self._root, owner)
+        mounts = Mounts(self._spec, tree, self.keep, namespace, within, rootfs=rootfs, cgroup=cgroup)
+        self._hold(mounts)
         try:
             mounts.lay()
-        except BaseException:
-            mounts.close()
-            raise
         finally:
             self.terminal = mounts.terminal
         return mounts
+
+    def _root_ids(self) -> tuple[int, int]:
+        """Who is the container's root, for the node."""
+        linux = self._spec.linux
+        return userns.host_id(linux.uid_mappings, 0) or 0, userns.host_id(linux.gid_mappings, 0) or 0
+
+    @property
+    def _root(self) -> Fd:
+        return self.descriptors[self.root_number]
+
+    def _hold(self, held: Held) -> Held:
+        """Close *held* when all has been looked at."""
+        self._held.append(held)
+        return held
+
+    def let_go(self) -> None:
+        """Close what only the look needed."""
+        for held in self._held:
+            held.close()
 
     def find_masked(self, tree: Tree) -> list[tuple[str, bool | None]]:
         """Which masked paths exist, and whether each is a directory."""

@@ -1,7 +1,8 @@
 """What a container gets of the node's own tree: bind mounts, made ready as detached mounts.
 
-Opened here, with the node's rights and in its namespaces: a container in a user namespace need not be able to reach
-them, and no attribute is locked yet, as it would be for a process inside (mount_namespaces(7)).
+Opened here, with the node's rights: a container in a user namespace need not be able to reach them.  What is for one
+is taken from a copy of the mount namespace that belongs to it, so that it cannot undo what the node's mounts are:
+read-only, nosuid, nodev (mount_namespaces(7)).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from kernel import foreign_mount
 from kernel import mount as kernel_mount
 from kernel.fd import Fd
 from kernel.mountinfo import load_mountinfo
@@ -24,8 +26,10 @@ from runtime.spec import schema
 FindNamespace = Callable[[schema.Mount], Fd]
 
 
-def open_bind(mount: schema.Mount, find_namespace: FindNamespace | None = None) -> Fd:
+def open_bind(mount: schema.Mount, find_namespace: FindNamespace | None = None, within: Fd | None = None) -> Fd:
     """A detached mount of *mount*'s source with its options applied; *find_namespace* is asked when ids are mapped.
+
+    *within* is a mount namespace from which it is taken, in place of our own.
 
     Raises HostPathNotFound when the source is absent: making it silently hides a typing error, and a
     kubelet makes what it needs.
@@ -33,13 +37,14 @@ def open_bind(mount: schema.Mount, find_namespace: FindNamespace | None = None) 
     options = parse_options(mount.options)
     check_bind(mount, options)
     try:
-        file = kernel_mount.clone_tree(mount.source, recursive=options.is_recursive or mount.type == "rbind")
+        file = clone(mount.source, within, recursive=options.is_recursive or mount.type == "rbind")
     except FileNotFoundError as error:
         raise HostPathNotFound(f"mount {mount.destination}: host path {mount.source}: no such file or directory") from error
     except OSError as error:
-        if error.errno == errno.EINVAL:  # an unbindable mount, or one of another mount namespace
+        if error.errno == errno.EINVAL:  # an unbindable mount; or it would show what mounts of the node's cover
+            hint = "" if within is None else ", or has mounts below: in a user namespace these come along (rbind)"
             raise InvalidSpec(
-                f"mount {mount.destination}: host path {mount.source}: is on a mount that cannot be bound"
+                f"mount {mount.destination}: host path {mount.source}: is on a mount that cannot be bound{hint}"
             ) from error
         raise
     try:
@@ -56,13 +61,20 @@ def open_bind(mount: schema.Mount, find_namespace: FindNamespace | None = None) 
     return file
 
 
-def open_root(path: Path, propagation: str = "") -> Fd:
+def clone(path: Path | str, within: Fd | None, *, recursive: bool) -> Fd:
+    """A detached copy of the mount at *path*, in the mount namespace *within* if that is given."""
+    if within is None:
+        return kernel_mount.clone_tree(path, recursive=recursive)
+    return foreign_mount.clone_tree(within, path, recursive=recursive)
+
+
+def open_root(path: Path, propagation: str = "", within: Fd | None = None) -> Fd:
     """A detached mount of a root file system in a directory of the node's, with all that is mounted below.
 
     *propagation* is linux.rootfsPropagation: a slave goes on following the node's mount; any other is apart from it, so
     that nothing which is mounted in the container shows on the node.
     """
-    root = kernel_mount.clone_tree(path, recursive=True)
+    root = clone(path, within, recursive=True)
     try:
         kind = "slave" if propagation in ("slave", "rslave") else "private"
         kernel_mount.set_attributes(root, propagation=kind, recursive=True)

@@ -7,11 +7,11 @@ import posixpath
 from collections.abc import Callable
 from pathlib import Path
 
+from kernel import foreign_mount, terminal
 from kernel import mount as kernel_mount
-from kernel import terminal
 from kernel.cgroup import find_tree
 from kernel.fd import Fd
-from kernel.filesystem import copy_tree
+from kernel.filesystem import copy_tree, is_devpts
 from kernel.mountinfo import load_mountinfo
 from kernel.namespace import identity, open_namespace
 from kernel.program import Flags
@@ -74,12 +74,17 @@ class Mounts:
         tree: Tree,
         keep: Callable[[Fd], int],
         namespace: Fd | None,
+        within: Fd | None,
         *,
         rootfs: Path | None,
         cgroup: Path | None,
     ) -> None:
-        """*namespace* is the container's user namespace, *keep* takes a descriptor over and numbers it."""
-        self._spec, self.tree, self._keep, self._namespace = spec, tree, keep, namespace
+        """*keep* takes a descriptor over and numbers it.
+
+        *namespace* is the container's user namespace, *within* a copy of our mount namespace that belongs to it.
+        """
+        self._spec, self.tree, self._keep = spec, tree, keep
+        self._namespace, self._within = namespace, within
         self._rootfs, self._cgroup = rootfs, cgroup
         self._own = {each.type for each in spec.linux.namespaces}
         self._held: list[Fd] = []
@@ -107,6 +112,7 @@ class Mounts:
                 file = self._copied_up(index, mount, options, place)
             check_over_proc(index, mount, place.path, file if index in self.opened else None)
             self.tree.lay(place.path, None if mount.type == "devpts" else file, mount.type)
+        self._require_terminal()
         process = self._spec.process
         if process is not None:
             if not process.cwd.startswith("/") or "\0" in process.cwd:
@@ -143,7 +149,7 @@ class Mounts:
             late = self._inside(mount)
             if late is not None:
                 return self._open_late(index, mount, options, late)
-            return self._take(index, open_bind(mount, self._find_namespace))
+            return self._take(index, open_bind(mount, self._find_namespace, self._within))
         if not mount.type:
             raise InvalidSpec(
                 f"mounts[{index}].type: {mount.destination}: a mount that is no bind mount needs the type of a file system"
@@ -158,7 +164,7 @@ class Mounts:
             return self._take(index, self._shown(mount, options, os.fspath(self._find_cgroup())))
         needs, source = _SHOWS.get(mount.type, ("", ""))
         if self._namespace is not None and needs and needs not in self._own:
-            return self._take(index, self._shown(mount, options, source))
+            return self._take(index, self._of_the_node(mount, options, source))
         return None
 
     def _take(self, index: int, file: Fd) -> Fd:
@@ -166,10 +172,21 @@ class Mounts:
         return file
 
     def _shown(self, mount: schema.Mount, options: Options, source: str) -> Fd:
-        """What the node has, in place of a new file system that a process inside may not make."""
+        """What the node has at *source*, in place of a new file system that a process inside may not make."""
         data = {key for key, _ in options.data}
         words = [word for word in mount.options if word.partition("=")[0] not in data]
-        return open_bind(schema.Mount(destination=mount.destination, type="rbind", source=source, options=["rbind", *words]))
+        wanted = schema.Mount(destination=mount.destination, type="rbind", source=source, options=["rbind", *words])
+        return open_bind(wanted, None, self._within)
+
+    def _of_the_node(self, mount: schema.Mount, options: Options, source: str) -> Fd:
+        """A new one of the node's own namespaces; or if we are not the node's root either, what it has at *source*."""
+        try:
+            file = kernel_mount.new_filesystem(mount.type, options.data)
+        except PermissionError:
+            return self._shown(mount, options, source)
+        apply_attributes(file, mount, options)
+        propagate(file, options)
+        return file
 
     def _find_namespace(self, mount: schema.Mount) -> Fd:
         """The user namespace whose maps *mount* has: of its own, or the container's."""
@@ -221,11 +238,34 @@ class Mounts:
 
     def _open_terminal(self, index: int, options: Options) -> Fd:
         """Mount the container's devpts here, so that its first terminal is opened by descriptor (CVE-2025-52565)."""
-        file = kernel_mount.new_filesystem("devpts", options.data, attributes=Flags(options.add).value())
+        if self._namespace is None:
+            file = kernel_mount.new_filesystem("devpts", options.data, attributes=Flags(options.add).value())
+        else:
+            file = foreign_mount.new_filesystem(self._namespace, "devpts", options.data, attributes=options.add)
         self._take(index, file)
-        self.terminal = terminal.open_terminal(file)
-        self.console = self._keep(kernel_mount.clone_tree(self.terminal.name, directory=file))
+        propagate(file, options)
+        self._use_terminal(file)
         return file
+
+    def _use_terminal(self, devpts: Fd) -> None:
+        self.terminal = terminal.open_terminal(devpts)
+        self.console = self._keep(kernel_mount.clone_tree(self.terminal.name, directory=devpts))
+        if self._namespace is not None:
+            owner = userns.host_id(self._spec.linux.uid_mappings, 0)
+            if owner is not None:
+                os.fchown(self.terminal.slave.fileno(), owner, -1)
+
+    def _require_terminal(self) -> None:
+        """A terminal is of a devpts: the spec's own, or one that comes with a /dev of the node's."""
+        if self._spec.process is None or not self._spec.process.terminal or self.terminal is not None:
+            return
+        place = self.tree.find("/dev/pts")
+        if place is not None and place.layer.file is not None and place.is_directory:
+            with open_in_root(place.layer.file, place.layer.inner(place.path), os.O_RDONLY | os.O_DIRECTORY) as directory:
+                if is_devpts(directory):
+                    self._use_terminal(directory)
+                    return
+        raise InvalidSpec("process.terminal: needs a devpts, and no mount of the spec puts one at /dev/pts")
 
     def _copied_up(self, index: int, mount: schema.Mount, options: Options, place: Place) -> Fd:
         """A tmpfs that begins with what it covers."""
