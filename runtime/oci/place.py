@@ -16,7 +16,11 @@ SYSTEMD = Path("/run/systemd/system")
 
 
 def find_place(tree: Path, container_id: str, cgroups_path: str, *, systemd: bool = False) -> Cgroup:
-    """The cgroup that linux.cgroupsPath means.  Raises Unsupported for what only systemd could do."""
+    """The cgroup that linux.cgroupsPath means.  Raises Unsupported for what only systemd could do.
+
+    Raises WrongState when somebody lives there already, or below: a kill of the container would be theirs too.  So it is
+    asked here, before anything is noted down that an undoing would kill.
+    """
     if systemd:
         if not SYSTEMD.is_dir():
             raise Unsupported("--systemd-cgroup: systemd is not running on this host; leave the flag away")
@@ -27,17 +31,19 @@ def find_place(tree: Path, container_id: str, cgroups_path: str, *, systemd: boo
     path = os.path.normpath("/" + wanted.lstrip("/"))  # ".." ends at the top
     if path == "/":
         raise InvalidSpec(f"linux.cgroupsPath {cgroups_path!r}: the top of the tree is the host's own")
-    return Cgroup(Path(f"{tree}{path}"))
+    cgroup = Cgroup(Path(f"{tree}{path}"))
+    others = sum(len(group.processes()) for group in (cgroup, *cgroup.descendants()))
+    if others:
+        raise WrongState(f"cgroup {cgroup.path}: container's cgroup is not empty: {others} process(es) found")
+    return cgroup
 
 
 def make_place(cgroup: Cgroup) -> None:
-    """Make it.  Raises WrongState when somebody lives there already: a kill of the container would be theirs too.
+    """Make it.
 
     One that is there and empty is made anew: where cgroup.kill was ever written, the kernel (6.18) kills what CLONE_INTO_CGROUP
     puts there, as if it had been forked under the kill.
     """
-    if cgroup.processes():
-        raise WrongState(f"cgroup {cgroup.path}: container's cgroup is not empty: {len(cgroup.processes())} process(es) found")
     with contextlib.suppress(OSError):
         cgroup.path.rmdir()
     cgroup.create()
