@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from kernel.capability import last_capability, sets_of
+from kernel.capability import last_capability, read_sets
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd, memory
 from kernel.process import open_pidfd
-from kernel.procfs import open_procfs
+from kernel.procfs import share_procfs
 from runtime.container import filter, join
 from runtime.container.complete import with_home, with_open_files
 from runtime.container.descriptors import Descriptor
@@ -127,8 +127,8 @@ def _launch(
     process = _process_of(container, arguments)
     seccomp = container.config.spec.linux.seccomp
     code = compile_filter(seccomp) if seccomp else None
-    with _pidfd_of(container) as pidfd, cgroup, open_procfs() as procfs:
-        entrance = join.Entrance(KINDS, last_capability(), grantable=sets_of().permitted)
+    with _pidfd_of(container) as pidfd, cgroup, share_procfs() as procfs:
+        entrance = join.Entrance(KINDS, last_capability(), grantable=read_sets()[1])
         program = join.program(f"exec in {container.config.name}", process, entrance, filter.of(seccomp, code))
         launched, report = context.monitor.launch(
             process_id,

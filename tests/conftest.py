@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from kernel.procfs import share_procfs
 from runtime.journal import Journal
 from runtime.paths import Paths
 from runtime.store import Store
@@ -59,14 +60,19 @@ def run(request: pytest.FixtureRequest) -> isolation.Run:
 
 
 @pytest.fixture(scope="session")
-def _image_is_packed() -> None:
-    """Pack busybox once, before the audit begins: the package keeps a file open for as long as it may be wanted."""
+def _what_is_kept_is_there() -> None:
+    """Pack busybox once, before the audit begins: the package keeps a file open for as long as it may be wanted.
+
+    So is the procfs that this process writes through kept, of those that have one.
+    """
+    if os.geteuid() == 0:
+        share_procfs().close()
     if BUSYBOX.exists():
         busybox_package("")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _run_leaves_nothing(_image_is_packed: None) -> Iterator[None]:
+def _run_leaves_nothing(_what_is_kept_is_there: None) -> Iterator[None]:
     before = leaks.take()
     yield
     leaks.settle(before)

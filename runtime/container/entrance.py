@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernel import namespace, procfs
-from kernel.capability import last_capability, sets_of
+from kernel.capability import last_capability, read_sets
 from kernel.fd import Fd, open_path
 from kernel.process import open_pidfd
 from kernel.user_namespace import is_initial
@@ -61,7 +61,7 @@ def prepare(
         files[join.CONTAINER] = open_pidfd(pid)
         kinds = kinds_of(pid)
         if join.needs_procfs(process):
-            files[join.PROCFS] = procfs.open_procfs()
+            files[join.PROCFS] = procfs.share_procfs()
     except (ProcessLookupError, FileNotFoundError) as error:
         for file in files.values():
             file.close()
@@ -74,7 +74,7 @@ def prepare(
         waits=waits,
         preserved=preserved,
         keyring=keyring,
-        grantable=~0 if "CLONE_NEWUSER" in kinds else sets_of().permitted,
+        grantable=~0 if "CLONE_NEWUSER" in kinds else read_sets()[1],
         is_rootless=not is_initial(),
         personality=linux.personality if linux else None,
         memory_policy=linux.memory_policy if linux else None,
