@@ -10,7 +10,8 @@ import pytest
 
 from kernel import mount
 from kernel._linux import lib
-from kernel.namespace import in_new_thread, pin, unshare
+from kernel.fd import Fd
+from kernel.namespace import in_new_thread, open_namespace, pin, unshare
 from runtime.errors import HostPathNotFound, InvalidSpec, StartFailed, Unsupported
 from runtime.spec import schema
 from tests.support import inside
@@ -216,3 +217,22 @@ def test_the_user_namespace_of_a_process_is_joined(node: inside.Node) -> None:
         first, *rest = node.run(wanted).splitlines()
     assert first.split() == ["0", "200000", "1000"]
     assert identities(" ".join(rest))["user"] != ours()["user"]
+
+
+def test_a_mount_namespace_is_joined_by_path(node: inside.Node, tmp_path: Path) -> None:
+    """What is mounted there alone is there no more behind the pivot, as in a new one; ours stays as it was."""
+
+    def make() -> Fd:
+        unshare(lib.CLONE_NEWNS | lib.CLONE_FS)
+        mount.set_propagation("/", "private", recursive=True)
+        return open_namespace("thread-self", "mnt")
+
+    before = Path("/proc/self/mountinfo").read_text()
+    with in_new_thread(make) as mounts:
+        wanted = inside.spec("readlink /proc/self/ns/mnt; ls /", kinds=("pid", "uts"))
+        wanted.linux.namespaces.append(schema.Namespace(type="mount", path=f"/proc/self/fd/{mounts.fileno()}"))
+        first, *rest = node.run(wanted).split()
+        assert first == f"mnt:[{os.fstat(mounts.fileno()).st_ino}]"
+    assert {"bin", "proc", "tmp"} <= set(rest)
+    assert "home" not in rest
+    assert Path("/proc/self/mountinfo").read_text() == before
