@@ -174,6 +174,9 @@ class _Builder:
             mounts.lay()
         finally:
             self.terminal = mounts.terminal
+        size = self._spec.process.console_size if self._spec.process is not None else None
+        if self.terminal is not None and size is not None:
+            terminal.set_window_size(self.terminal.master, size.height, size.width)
         return mounts
 
     def _root_ids(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -67,11 +67,26 @@ def _decode(document: bytes, kind: type[Model]) -> Model:
     if len(document) > SIZE_LIMIT_BYTES:
         raise InvalidSpec(f"the document has {len(document)} bytes, more than the {SIZE_LIMIT_BYTES} that are read")
     try:
-        return msgspec.json.decode(document, type=kind)
+        try:
+            return msgspec.json.decode(document, type=kind)
+        except msgspec.ValidationError as error:
+            if "got `null`" not in str(error):
+                raise
+            # What writes documents in Go may write null for a list or a string that it does not have.
+            return msgspec.convert(_without_nulls(msgspec.json.decode(document)), type=kind)
     except msgspec.ValidationError as error:
         raise InvalidSpec(_spell(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidSpec(f"not a JSON document: {_lower(str(error))}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """*value* without the properties that are null; in a list a null stays, for it is a value of the wrong type."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
 
 
 def validate(spec: schema.Spec) -> None:

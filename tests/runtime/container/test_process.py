@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from kernel._linux import ffi, lib
 from kernel.capability import mask_of, sets_of
 from kernel.errors import check
 from kernel.fd import memory
-from runtime.container import capabilities
+from runtime.container import capabilities, init
 from runtime.errors import InvalidSpec, StartFailed, Unsupported
 from runtime.spec import schema
 from tests.support import child, inside
@@ -253,6 +254,16 @@ def test_descriptors_of_the_caller_begin_at_three_and_no_other_is_there(node: in
 def test_streams_belong_to_the_user(node: inside.Node) -> None:
     user = schema.User(uid=1000, gid=1001)
     assert node.run(inside.spec("stat -L -c %u:%g /proc/self/fd/1", user=user)) == "1000:1001\n"
+
+
+def test_a_terminal_has_the_size_of_the_spec(node: inside.Node) -> None:
+    wanted = inside.spec("stty size", terminal=True, console_size=schema.Box(height=33, width=99))
+    with closing(node.prepare(wanted)) as prepared:
+        assert prepared.terminal is not None
+        program = init.program("test", wanted, prepared.facts, waits=False)
+        streams = dict.fromkeys((0, 1, 2), prepared.terminal.slave)
+        assert inside.execute(program, {**prepared.descriptors, **streams}) == ""
+        assert os.read(prepared.terminal.master.fileno(), 100).split() == [b"33", b"99"]
 
 
 # Kernel settings.

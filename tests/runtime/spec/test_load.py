@@ -283,3 +283,16 @@ def test_any_bytes_are_read_or_refused(document: bytes) -> None:
         load(document)
     except InvalidSpec as error:
         assert str(error)
+
+
+def test_null_is_as_good_as_nothing_where_a_property_may_be_absent() -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["process"] |= {"env": None, "noNewPrivileges": None, "rlimits": None, "capabilities": {"bounding": None}}
+    document["hooks"] = {"prestart": None}
+    spec = load(json.dumps(document).encode())
+    assert spec.process is not None
+    assert (spec.process.env, spec.process.no_new_privileges, spec.process.rlimits) == ([], False, [])
+    with pytest.raises(InvalidSpec, match=r"process.args\[1\]: expected str, got null"):
+        load(changed("process.args.1", None))
+    with pytest.raises(InvalidSpec, match=r"root: object missing required field path"):
+        load(changed("root.path", None))
