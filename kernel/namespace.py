@@ -150,3 +150,24 @@ def in_namespace(namespace: Fd, kind: Kind, function: Callable[[], Result]) -> R
         return function()
 
     return in_new_thread(enter)
+
+
+def new_empty_mounts() -> Fd:
+    """A mount namespace that holds an empty directory, read-only, and nothing else.
+
+    A copy of it is where a container can begin: nothing of the node's is in there, not even before its root is.
+    """
+
+    def work() -> Fd:
+        unshare(FLAGS["mnt"] | lib.CLONE_FS)
+        mount.set_propagation("/", "private", recursive=True)
+        made = open_namespace("thread-self", "mnt")
+        attributes = lib.MOUNT_ATTR_RDONLY | lib.MOUNT_ATTR_NOSUID | lib.MOUNT_ATTR_NODEV | lib.MOUNT_ATTR_NOEXEC
+        with mount.new_filesystem("tmpfs", (("nr_inodes", "2"), ("mode", "0555")), attributes=attributes) as void:
+            mount.attach(void, "/proc")  # a directory on every host
+        os.chdir("/proc")
+        mount.pivot_root(".", ".")
+        mount.unmount(".")
+        return made
+
+    return in_new_thread(work)

@@ -23,6 +23,7 @@ class Descriptor(IntEnum):
     INPUT = 12  # the monitor's end of stdin
     CGROUP = 13
     INIT = 14  # pidfd of the new process
+    VOID = 15  # a mount namespace with nothing in it
 
 
 #: Namespaces, mounts and other things opened beforehand for one start.

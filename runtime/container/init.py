@@ -131,7 +131,6 @@ _known: dict[object, Program] = {}
 def leave_the_monitor(steps: Program) -> None:
     """What the runner does before it clones."""
     steps.heading("leaving the caller")
-    steps.call("setsid", why="no signal to the monitor's session or terminal may reach a container")
     for number in (32, 33):
         default = Words(8, (0, 0, 0, 0), label="{SIG_DFL}")
         steps.call("rt_sigaction", number, default, 0, 8, why="the C library's own signal, which its posix_spawn ignores")

@@ -59,7 +59,8 @@ def clone(steps: Program, spec: schema.Spec, facts: Facts, cgroup: int | None) -
     for join in facts.joins:
         if join.kind == "CLONE_NEWPID" and not join.is_outside:
             _join(steps, join)
-    made = tuple(kind for kind in kinds if kind not in ("CLONE_NEWCGROUP", "CLONE_NEWTIME", "CLONE_NEWUSER"))
+    elsewhere = ("CLONE_NEWCGROUP", "CLONE_NEWTIME", "CLONE_NEWUSER", *(("CLONE_NEWNS",) if facts.begins_empty else ()))
+    made = tuple(kind for kind in kinds if kind not in elsewhere)
     steps.clone(
         made if facts.has_reaper else (*made, "CLONE_PARENT"),
         cgroup=cgroup,

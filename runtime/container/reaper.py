@@ -21,6 +21,7 @@ def stay_behind(program: Program) -> None:
     """Add the reaper's steps to *program*."""
     then = program.afterwards
     status = Buffer("status", EXIT_SIZE)
+    then("setsid", why="no signal to the monitor's session or terminal may reach a reaper")
     then("prctl", Flags(("PR_SET_NAME",)), "kernelet:reaper", 0, 0, 0, why="say who this is, for ps")
     then(
         "dup3",

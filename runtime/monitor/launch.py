@@ -8,7 +8,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from kernel import mount, process
+from kernel import mount, namespace, process
 from kernel.fd import Fd, eventfd, memory, open_path, pipe
 from kernel.program import Flags, runner_image
 from runtime.container.descriptors import Descriptor
@@ -23,7 +23,7 @@ READ_ONLY = Flags(("MOUNT_ATTR_RDONLY",)).value()
 
 
 class Launcher:
-    """Holds what every launch shares: the runner, sealed in memory, and the null device.
+    """Holds what every launch shares: the runner, sealed in memory, the null device, and a mount namespace that is empty.
 
     The monitor takes as many descriptors as it may have: with eight for a container, the usual limit of 1,024
     would end at a hundred of them.  Not lowered for a spawn, which then takes no number above it: that a container
@@ -37,6 +37,8 @@ class Launcher:
             self._runner = image.duplicate(ABOVE)
         with open_null() as null:
             self._null = null.duplicate(ABOVE)
+        with namespace.new_empty_mounts() as void:
+            self._void = void.duplicate(ABOVE)
         self._spare: tuple[_Ends, Spare] | None = None
 
     @property
@@ -47,7 +49,7 @@ class Launcher:
         """Have a runner ready for the next launch, if the machine has room for one now."""
         with contextlib.suppress(OSError):
             ends = _Ends(self._null, terminal=False, input_pipe=False)
-            self._spare = ends, Spare(self._runner, ends.theirs, self._null)
+            self._spare = ends, Spare(self._runner, {**ends.theirs, Descriptor.VOID: self._void}, self._null)
             ends.close_theirs()
 
     def close(self) -> None:
@@ -56,6 +58,7 @@ class Launcher:
             self._spare[1].end()
         self._runner.close()
         self._null.close()
+        self._void.close()
 
     def launch(self, request: dict[str, Any], files: list[Fd]) -> tuple[Watch, dict[int, Fd]]:
         """Run the program of *request*; return the watch and the monitor's ends of its streams, by Descriptor.
@@ -85,7 +88,8 @@ class Launcher:
                 return ends, spare.pid, spare.pidfd
             spare.end()
         ends = _Ends(self._null, terminal=terminal, input_pipe=input_pipe)
-        pid = process.spawn_above(self._runner, request["name"], {**ends.theirs, **theirs})
+        every = {**ends.theirs, Descriptor.VOID: self._void, **theirs}
+        pid = process.spawn_above(self._runner, request["name"], every)
         ends.close_theirs()
         return ends, pid, process.open_pidfd(pid)
 

@@ -19,7 +19,7 @@ from itertools import pairwise
 
 from kernel import process
 from kernel.fd import Fd, memory
-from kernel.program import PROGRAM_FD, REPORT_FD, Buffer, Flags, Program, Structure
+from kernel.program import PROGRAM_FD, REPORT_FD, Buffer, Program, Structure
 from kernel.report import Report
 from runtime.container.descriptors import FIRST_OPENED, Descriptor
 from runtime.monitor.protocol import MAX_DESCRIPTORS
@@ -38,7 +38,6 @@ def program(taken: Iterable[int]) -> Program:
     size = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
     byte = Structure((Buffer("byte", 8), 1), "{1 byte}")
     message = Structure((0, 0, byte, 1, Buffer("control", size), size, 0), "{1 byte, descriptors}")
-    steps.call("prctl", Flags(("PR_SET_NAME",)), NAME, 0, 0, 0, why="say what this is, for ps")
     for before, after in pairwise([-1, *sorted({*taken, SOCKET}), LAST + 1]):
         if after - before > 1:
             steps.call("close_range", before + 1, after - 1, 0, why="free for what will come; program and report are mapped")

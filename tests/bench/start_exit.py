@@ -53,7 +53,7 @@ class Ours:
         run_dir = self._paths.run_container(name)
         run_dir.mkdir()
         root = mount.clone_tree(self._rootfs)
-        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=False)
+        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=False, has_void=True)
         return run_dir, prepared, init.program(name, spec, prepared.facts, waits=False)
 
 

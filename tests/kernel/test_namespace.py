@@ -107,3 +107,42 @@ def test_a_namespace_of_another_kind_is_refused_and_the_call_named() -> None:
     with namespace.open_namespace(os.getpid(), "uts") as uts, pytest.raises(OSError, match="net") as caught:
         namespace.in_namespace(uts, "net", lambda: None)
     assert caught.value.__notes__ == ["in setns(2)"]
+
+
+@requires("root")
+def test_an_empty_mount_namespace_holds_an_empty_read_only_directory() -> None:
+    def look() -> tuple[list[str], list[str]]:
+        os.chdir("/")
+        for _ in range(3):  # what a process that got out of its root would do
+            os.chdir("..")
+        with pytest.raises(OSError, match="Read-only file system"):
+            os.mkdir("here")
+        return os.listdir("."), os.listdir("/")
+
+    with namespace.new_empty_mounts() as void:
+        assert namespace.in_namespace(void, "mnt", look) == ([], [])
+        assert namespace.identity(void) != namespace.identity(Path("/proc/thread-self/ns/mnt"))
+
+
+@requires("root")
+def test_whoever_gets_out_of_a_root_upon_an_empty_directory_is_where_he_was(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    os.chmod(tmp_path, 0o755)
+
+    def escape() -> tuple[list[str], list[str]]:
+        namespace.unshare(namespace.FLAGS["mnt"])
+        mount.attach(root, "/")
+        os.fchdir(root.fileno())
+        os.chroot(".")
+        confined = sorted(os.listdir("/.."))
+        os.chroot("inner")  # the working directory is above the root now (chroot(2))
+        for _ in range(5):
+            os.chdir("..")
+        os.chroot(".")
+        return confined, os.listdir("/")
+
+    with namespace.new_empty_mounts() as void, mount.clone_tree(tmp_path) as root:
+        assert namespace.in_namespace(void, "mnt", escape) == (
+            ["inner"],
+            ["inner"],
+        )  # ".." leads up to the empty directory, and what lies upon it

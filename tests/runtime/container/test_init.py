@@ -64,6 +64,21 @@ def test_the_program_of_an_ordinary_container() -> None:
     compare("container", init.program("init of web", spec, facts_of(spec), FILTER))
 
 
+def test_a_container_that_begins_in_an_empty_namespace_never_has_the_nodes_mounts() -> None:
+    spec = ordinary()
+    steps = init.program("init of web", spec, replace(facts_of(spec), begins_empty=True), FILTER)
+    calls = [step.call for step in steps.all_steps]
+    assert not {"pivot_root", "umount2", "mount"} & set(calls)
+    clone = next(step for step in steps.steps if step.call == "clone3")
+    assert "CLONE_NEWNS" not in str(clone)
+    entered = next(index for index, step in enumerate(steps.steps) if str(step) == "setns(void, CLONE_NEWNS)")
+    assert [str(step) for step in steps.steps[entered + 1 : entered + 3]] == [
+        "unshare(CLONE_NEWNS)",
+        'move_mount(20, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)',
+    ]
+    assert calls.index("chroot") > entered
+
+
 def test_the_program_of_a_container_with_a_terminal_and_all_rights_to_itself() -> None:
     spec = ordinary()
     assert spec.process is not None
