@@ -25,7 +25,12 @@ SEARCH = os.pathsep.join([str(TREE / ".venv/bin"), os.environ.get("PATH", ""), "
 CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 
 #: Words that are programs to be found.
-PROGRAMS = tuple("aarch64-linux-gnu-gcc busybox crictl crun docker-registry go ip kernelet-oci newuidmap nft runc strace".split())
+PROGRAMS = tuple(
+    (
+        "aarch64-linux-gnu-gcc busybox conmon containerd crictl crun ctr docker-registry go "
+        "ip kernelet-oci newuidmap nft nginx podman runc strace stty"
+    ).split()
+)
 
 #: Capability numbers (linux/capability.h) that a sandboxed machine is known to hold back from root.
 CAPABILITIES = {"net_admin": 12, "sys_module": 16, "sys_admin": 21, "sys_nice": 23, "sys_resource": 24, "sys_time": 25, "bpf": 39}
