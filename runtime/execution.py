@@ -16,7 +16,7 @@ import msgspec
 
 from kernel.capability import last_capability, read_sets
 from kernel.cgroup import Cgroup
-from kernel.fd import Fd, memory
+from kernel.fd import Fd, memory, open_path
 from kernel.process import open_pidfd
 from kernel.procfs import share_procfs
 from runtime.container import filter, join
@@ -143,7 +143,8 @@ def _launch(
         )
     if launched.failed is not None:
         if program.all_steps[launched.failed].call == "execve":
-            raise StartFailed(f"exec in {container.config.name}: {command_failure(program, launched.errno)}")
+            with open_path(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY) as root:
+                raise StartFailed(f"exec in {container.config.name}: {command_failure(process, launched.errno, root)}")
         reason = describe_failure(program, launched.failed, launched.errno, report.read().results)
         raise StartFailed(f"exec in {container.config.name}: {reason}")
 

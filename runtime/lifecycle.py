@@ -14,11 +14,11 @@ import shutil
 import signal
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd, open_path
-from kernel.program import Program
 from runtime import history, snapshot
 from runtime.container import device_filter, ground, init, resources
 from runtime.container.complete import complete_spec
@@ -285,7 +285,9 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
             input_pipe=container.config.stdin and not container.config.tty,
         )
         if launched.failed is not None:
-            reason = describe_failure(program, launched.failed, launched.errno)
+            outcome = report.read()
+            reason = describe_failure(program, launched.failed, launched.errno, outcome.results)
+            history.save_failure(paths.failures, sandbox.id, container.config.name, reason, program, outcome)
             raise StartFailed(f"create container {container.config.name}: {reason}")
         history.save(run_dir, program, report.read())
     return launched.pid
@@ -301,7 +303,9 @@ def _find_target(context: Context, container: Container) -> Container | None:
 
 def _fail_start(context: Context, container: Container, errno: int) -> None:
     process = container.config.spec.process or schema.Process()
-    message = command_failure(_last_step(process), errno)
+    with _files_of(context, container) as root:
+        message = command_failure(process, errno, root)
+    history.note_failure(context.paths.run_container(container.id), errno)
     context.inventory.change_container(
         container.id, finished_at_ns=time.time_ns(), exit_code=START_ERROR_CODE, reason="StartError", message=message, pid=0
     )
@@ -309,12 +313,19 @@ def _fail_start(context: Context, container: Container, errno: int) -> None:
     raise StartFailed(f"start container {container.config.name}: {message}")
 
 
-def _last_step(process: schema.Process) -> Program:
-    from runtime.container.process import execute
-
-    steps = Program("start")
-    execute(steps, process)
-    return steps
+@contextlib.contextmanager
+def _files_of(context: Context, container: Container) -> Iterator[Fd | None]:
+    """Another mount of a container's root, to look for what was missing; None when that cannot be had."""
+    image = context.images.find(container.image_id)
+    root = None
+    try:
+        if image is not None:
+            snapshot.prepare(context.paths, container.id)
+            root = snapshot.mount(context.paths, container.id, context.images.lower_directories(image))
+    except (KerneletError, OSError) as error:  # the failure that is told is another one
+        logger.warning("container %s: its files cannot be looked at: %s", container.id[:13], error)
+    with root or contextlib.nullcontext():
+        yield root
 
 
 def clean_up(context: Context, container: Container) -> None:

@@ -75,9 +75,14 @@ def _release(container: Container) -> None:
     with open_path(container.path / REPORT) as report:
         progress = read_progress(report)
     if progress.failed is not None:
-        process = container.spec().process
-        name = process.args[0] if process is not None else ""
-        raise StartFailed(f'start container {container.id}: exec: "{name}": {os.strerror(progress.errno).lower()}')
+        from runtime.container.failure import command_hint
+        from runtime.spec import schema
+
+        process = container.spec().process or schema.Process(args=[""])
+        with open_path(container.record.rootfs, os.O_PATH | os.O_DIRECTORY) as root:
+            hint = command_hint(process, progress.errno, root)
+        reason = os.strerror(progress.errno).lower() + (f" — {hint}" if hint else "")
+        raise StartFailed(f'start container {container.id}: exec: "{process.args[0]}": {reason}')
 
 
 def _wait_for_hang_up(ready: Fd) -> None:

@@ -142,7 +142,8 @@ class Stepping:
         self._note_clone()
         outcome = self._report.read()
         if outcome.failed is not None:
-            raise StartFailed(describe_failure(self.program, outcome.failed, outcome.errno, outcome.results))
+            with self._bundle.open_root() as root:
+                raise StartFailed(describe_failure(self.program, outcome.failed, outcome.errno, outcome.results, root))
         if self.at is None and not self.has_become_program:
             raise StartFailed(describe_failure(self.program, index, 0))
         if self.at is not None and self._is_stopped(self.at):

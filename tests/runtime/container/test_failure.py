@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import errno
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
 
-from kernel.program import Program, Vector
+import msgspec
+import pytest
+
+from kernel._linux import lib
+from kernel.fd import open_path
+from kernel.program import Argument, Flags, Program, Step
+from runtime.container import hints
+from runtime.container.executable import interpreter_of
 from runtime.container.failure import command_failure, describe_failure, shorten
+from runtime.container.hints import hint_for
 from runtime.container.process import execute
+from runtime.errors import StartFailed
+from runtime.oci.stepping import open_stepping
 from runtime.spec import schema
+from tests.runtime.container.test_shell import spec, write_bundle
+
+TOOL = schema.Process(args=["tool", "--flag"], env=["PATH=/bin:/opt/tools:/usr/bin", "PASSWORD=secret"])
 
 
 def program() -> Program:
     steps = Program("init")
     steps.call("setsid", why="alone")
     steps.call("pivot_root", ".", ".", why="swap", hint="the new root must be a mount point")
-    environment = ["PATH=/bin:/opt/tools:/usr/bin", "PASSWORD=secret"]
-    execute(steps, schema.Process(args=["tool", "--flag"], env=environment))
+    execute(steps, TOOL)
     return steps
 
 
@@ -38,20 +54,198 @@ def test_of_several_places_the_one_that_said_more_is_told() -> None:
 
 
 def test_a_command_is_told_as_it_was_written_and_its_environment_is_not() -> None:
-    sentence = command_failure(program(), errno.ENOENT)
+    sentence = command_failure(TOOL, errno.ENOENT)
     assert sentence == (
         "cannot execute 'tool': no such file or directory — the program, or the interpreter that it names, is not in the image"
     )
     assert "secret" not in sentence
+    assert "secret" not in describe_failure(program(), 4, errno.ENOENT)
 
 
 def test_a_name_that_is_not_utf_8_is_told_all_the_same() -> None:
-    steps = Program("init")
-    execute(steps, schema.Process(args=["/t\udcff"]))
-    assert isinstance(steps.steps[-1].arguments[1], Vector)
-    assert command_failure(steps, errno.ENOENT).startswith("cannot execute '/t\\udcff'")
+    assert command_failure(schema.Process(args=["/t\udcff"]), errno.ENOENT).startswith("cannot execute '/t\\udcff'")
 
 
 def test_a_long_text_is_cut() -> None:
     assert shorten("x" * 160) == "x" * 160
     assert shorten("x" * 161) == "x" * 159 + "…"
+
+
+# What an errno means.
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "number", "hint"),
+    [
+        ("clone3", (), errno.EPERM, "CAP_SYS_ADMIN"),
+        ("clone3", (), errno.ENOSPC, "max_*_namespaces"),
+        ("clone3", (), errno.EBUSY, "handed controllers on"),
+        ("clone3", (), errno.EAGAIN, "pids.max"),
+        ("clone3", (), errno.ENOSYS, "Linux 5.3"),
+        ("mount_setattr", (), errno.ENOSYS, "Linux 5.12"),
+        ("getpid", (), errno.ENOSYS, "no getpid(2); or a filter"),
+        ("openat2", (), errno.EMFILE, "ulimit -n"),
+        ("mkdirat", (), errno.EROFS, "read-only"),
+        ("move_mount", (), errno.ENOSPC, "mount-max"),
+        ("symlinkat", (), errno.ENOSPC, "file system is full"),
+        ("fsconfig", (Flags(("FSCONFIG_CMD_CREATE",)),), errno.EINVAL, "dmesg"),
+        ("fsconfig", (Flags(("FSCONFIG_SET_STRING",)),), errno.EINVAL, "the step's own"),
+        ("prctl", (Flags(("PR_CAP_AMBIENT",)), Flags(("PR_CAP_AMBIENT_RAISE",))), errno.EPERM, "permitted and inheritable"),
+        ("keyctl", (), errno.EDQUOT, "/proc/key-users"),
+        ("write", (), errno.EDQUOT, "quota"),
+        ("setsid", (), errno.EPERM, "the step's own"),
+    ],
+)
+def test_the_same_call_fails_for_several_reasons(call: str, arguments: tuple[Argument, ...], number: int, hint: str) -> None:
+    assert hint in hint_for(Step(call, arguments, "x", hint="the step's own"), number)
+
+
+def test_every_hint_is_of_a_call_that_there_is() -> None:
+    for key, _ in hints._HINTS:
+        call, _, flag = key.partition(":")
+        assert hasattr(lib, f"SYS_{call}"), key
+        assert not flag or hasattr(lib, flag), key
+    assert [call for call in hints._SINCE if not hasattr(lib, f"SYS_{call}")] == []
+
+
+# Interpreters.
+
+
+def elf(*, big: bool = False, wide: bool = True, interpreter: bytes = b"/lib/ld.so") -> bytes:
+    order, size = (">" if big else "<"), (64 if wide else 52)
+    ident = bytes([0x7F, 69, 76, 70, 2 if wide else 1, 2 if big else 1]).ljust(16, b"\0")
+    width = "Q" if wide else "I"
+    header = struct.pack(f"{order}HHI{width * 3}IHHHHHH", 2, 62, 1, 0, size, 0, 0, size, 56 if wide else 32, 1, 0, 0, 0)
+    at, length = size + (56 if wide else 32), len(interpreter) + 1
+    segment = (
+        struct.pack(f"{order}IIQQQQQQ", 3, 4, at, 0, 0, length, length, 1)
+        if wide
+        else struct.pack(f"{order}IIIIIIII", 3, at, 0, 0, length, length, 4, 1)
+    )
+    return (ident + header + segment + interpreter + b"\0").ljust(128, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("head", "interpreter"),
+    [
+        (b"#!/bin/sh\necho", "/bin/sh"),
+        (b"#! /usr/bin/env python3\n", "/usr/bin/env"),
+        (b"#!\n", None),
+        (b"plain text", None),
+        (b"", None),
+        (elf(), "/lib/ld.so"),
+        (elf(big=True), "/lib/ld.so"),
+        (elf(wide=False), "/lib/ld.so"),
+        (elf(wide=False, big=True), "/lib/ld.so"),
+        (elf()[:70], None),
+        (b"\x7fELF" + bytes(100), None),
+    ],
+)
+def test_the_interpreter_that_a_program_names(head: bytes, interpreter: str | None) -> None:
+    assert interpreter_of(head) == interpreter
+
+
+def test_a_real_programs_interpreter() -> None:
+    assert str(interpreter_of(Path("/bin/ls").read_bytes()[:4096])).startswith("/lib")
+    assert interpreter_of(Path("/bin/busybox").read_bytes()[:4096]) is None
+
+
+def test_a_missing_interpreter_is_told_from_a_missing_program(tmp_path: Path) -> None:
+    (tmp_path / "script").write_bytes(b"#!/bin/nothing\n")
+    with open_path(tmp_path, os.O_PATH | os.O_DIRECTORY) as root:
+        there = command_failure(schema.Process(args=["/script"]), errno.ENOENT, root)
+        assert there.endswith("— /script is there, but not /bin/nothing, which it names as its interpreter")
+        gone = command_failure(schema.Process(args=["/gone"]), errno.ENOENT, root)
+        assert gone.endswith("— there is no /gone in the image")
+        assert command_failure(TOOL, errno.ENOENT, root).endswith("— no directory of PATH has it")
+
+
+# Real failures, and what is said of them.
+
+
+def process_of(made: schema.Spec) -> schema.Process:
+    assert made.process is not None
+    return made.process
+
+
+def run(script: str) -> Callable[[Path, schema.Spec], None]:
+    """The program is a file of the image with this content."""
+
+    def change(root: Path, made: schema.Spec) -> None:
+        (root / "run").write_text(script)
+        (root / "run").chmod(0o755)
+        process_of(made).args = ["/run"]
+
+    return change
+
+
+def not_executable(root: Path, made: schema.Spec) -> None:
+    (root / "data").write_text("x")
+    process_of(made).args = ["/data"]
+
+
+def an_id_without_a_map(_: Path, made: schema.Spec) -> None:
+    made.linux.namespaces.append(schema.Namespace(type="user"))
+    made.linux.uid_mappings = made.linux.gid_mappings = [schema.IdMapping(container_id=0, host_id=0, size=1000)]
+    process_of(made).user.uid = 1000
+
+
+def a_bad_option(_: Path, made: schema.Spec) -> None:
+    made.mounts.append(schema.Mount(destination="/work", type="tmpfs", source="tmpfs", options=["colour=blue"]))
+
+
+def a_bad_value(_: Path, made: schema.Spec) -> None:
+    made.mounts.append(schema.Mount(destination="/work", type="tmpfs", source="tmpfs", options=["nr_inodes=few"]))
+
+
+def no_such_file_system(_: Path, made: schema.Spec) -> None:
+    made.mounts.append(schema.Mount(destination="/work", type="floppyfs", source="x"))
+
+
+def no_such_setting(_: Path, made: schema.Spec) -> None:
+    made.linux.sysctl = {"net.ipv4.no_such_setting": "1"}
+
+
+def a_bad_setting(_: Path, made: schema.Spec) -> None:
+    made.linux.sysctl = {"net.ipv4.ip_default_ttl": "100000"}
+
+
+def effective_but_not_permitted(_: Path, made: schema.Spec) -> None:
+    process_of(made).capabilities = schema.Capabilities(bounding=["CAP_KILL"], effective=["CAP_KILL"])
+
+
+def above_the_nodes_limit(_: Path, made: schema.Spec) -> None:
+    process_of(made).rlimits = [schema.Rlimit(type="RLIMIT_NOFILE", soft=1 << 40, hard=1 << 40)]
+
+
+@pytest.mark.requires("root", "cgroup2")
+@pytest.mark.parametrize(
+    ("change", "call", "reason", "hint"),
+    [
+        (run("#!/bin/nothing\n"), "execve(", "no such file or directory", "/run is there, but not /bin/nothing"),
+        (run("neither program nor script\n"), "execve(", "exec format error", "nor a script that begins with #!"),
+        (not_executable, "execve(", "permission denied", "no file that this user may execute"),
+        (an_id_without_a_map, "setresuid(", "invalid argument", "must map this id"),
+        (a_bad_option, "fsconfig(", "invalid argument", "colour"),
+        (a_bad_value, "fsconfig(", "invalid argument", "nr_inodes"),
+        (no_such_file_system, "fsopen(", "no such device", "no file system floppyfs"),
+        (no_such_setting, "openat2(", "no such file or directory", "no such setting"),
+        (a_bad_setting, "write(", "invalid argument", "out of range"),
+        (effective_but_not_permitted, "capset(", "operation not permitted", "effective must be permitted as well"),
+        (above_the_nodes_limit, "prlimit64(", "operation not permitted", "nr_open"),
+    ],
+)
+def test_a_real_failure_names_step_call_reason_and_fix(
+    tmp_path: Path, change: Callable[[Path, schema.Spec], None], call: str, reason: str, hint: str
+) -> None:
+    wanted = spec()
+    process_of(wanted).args = ["sh", "-c", "exit 0"]
+    root = write_bundle(tmp_path / "bundle", wanted) / "rootfs"
+    change(root, wanted)
+    (root.parent / "config.json").write_bytes(msgspec.json.encode(wanted))
+    with open_stepping(root.parent) as stepping, pytest.raises(StartFailed) as failed:
+        while stepping.at is not None:
+            stepping.advance()
+    message = str(failed.value)
+    assert message.startswith("step ") and f" of {len(stepping.plan.steps)}, " in message
+    assert call in message and f": {reason} — " in message and hint in message.partition(" — ")[2], message
