@@ -60,6 +60,8 @@ def prepare(
     try:
         files[join.CONTAINER] = open_pidfd(pid)
         kinds = kinds_of(pid)
+        if "CLONE_NEWNS" not in kinds:
+            files[join.ROOT] = open_path(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY)
         if join.needs_procfs(process):
             files[join.PROCFS] = procfs.share_procfs()
     except (ProcessLookupError, FileNotFoundError) as error:

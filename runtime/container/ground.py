@@ -7,6 +7,7 @@ Runs in the daemon or the command line, before the program is composed.  It answ
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from kernel import foreign_mount, procfs, terminal
 from kernel.capability import last_capability, read_sets
 from kernel.fd import Fd
 from kernel.user_namespace import is_initial
-from runtime.container import ground_devices, ground_mounts, joins, rlimits, userns
+from runtime.container import ground_devices, ground_mounts, joins, namespaces, rlimits, userns
 from runtime.container.descriptors import FIRST_OPENED
 from runtime.container.facts import Facts, Join
 from runtime.container.ground_binds import open_null_device, open_root
@@ -75,6 +76,7 @@ def prepare(
     builder = _Builder(spec, root)
     try:
         needs_pause = refuse_unsupported(spec, can_pause=can_pause)
+        refuse_shared_mounts(spec)
         ground_mounts.settle(spec, bundle, rootfs)
         builder.open_namespaces()
         own_procfs = builder.open_procfs()
@@ -103,7 +105,8 @@ def prepare(
         pivots=pivots,
         hidden=() if pivots else ground_mounts.kernel_mounts(),
         # A hook is found in the node's tree, and the owner of another user namespace may not enter the void.
-        begins_empty=has_void and pivots and not needs_pause and builder.user_namespace is None,
+        begins_empty=has_void and pivots and not needs_pause and builder.user_namespace is None and _has_new_mounts(spec),
+        has_mounts=namespaces.has(spec, "mount"),
         in_cgroup=in_cgroup,
         has_reaper=has_reaper,
         pauses=needs_pause,
@@ -211,6 +214,24 @@ class _Builder:
             if not place.is_directory and self.null_device is None:
                 self.null_device = self.keep(open_null_device())
         return list(found.items())
+
+
+def _has_new_mounts(spec: schema.Spec) -> bool:
+    return any(namespace.type == "mount" and not namespace.path for namespace in spec.linux.namespaces)
+
+
+def refuse_shared_mounts(spec: schema.Spec) -> None:
+    """Raise Unsupported for a container without a mount namespace where that would put its mounts among the node's.
+
+    Since Linux 6.15 a tree that is in no mount table can be mounted upon, and the container confined to it.
+    """
+    if namespaces.has(spec, "mount"):
+        return
+    release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+    if release < (6, 15):
+        raise Unsupported("linux.namespaces: without a mount namespace of its own a container needs Linux 6.15 or newer")
+    if namespaces.has(spec, "user"):
+        raise Unsupported("linux.namespaces: with a user namespace a container needs a mount namespace too, or it may not mount")
 
 
 def refuse_unsupported(spec: schema.Spec, *, can_pause: bool) -> bool:

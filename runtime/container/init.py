@@ -26,7 +26,7 @@ from runtime.container import (
 )
 from runtime.container.descriptors import Descriptor
 from runtime.container.facts import Facts
-from runtime.errors import InvalidSpec, Unsupported
+from runtime.errors import InvalidSpec
 from runtime.spec import schema
 
 
@@ -45,8 +45,8 @@ def program(title: str, spec: schema.Spec, facts: Facts, filter_code: bytes | No
 def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: bytes | None, *, waits: bool) -> Program:
     """The recipe: all steps but the last."""
     steps = Program("init")
-    if not namespaces.has(spec, "mount"):
-        raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
+    if namespaces.has(spec, "mount") != facts.has_mounts:
+        raise ValueError("the facts are of a container with other mounts")  # it would be the node's that are changed
     has_users = facts.user_namespace is not None
     leave_the_monitor(steps)
     namespaces.clone(steps, spec, facts, Descriptor.CGROUP if facts.in_cgroup else None)

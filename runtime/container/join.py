@@ -17,6 +17,8 @@ from runtime.spec import schema
 
 #: The pidfd of the container's init, by which all its namespaces are joined at once (setns(2), Linux 5.8).
 CONTAINER = FIRST_OPENED
+#: The container's root, needed when it has no mount namespace of its own.
+ROOT = FIRST_OPENED + 2
 #: A procfs of our own (kernel.procfs), needed when ``needs_procfs`` says so.
 PROCFS = FIRST_OPENED + 1
 
@@ -93,6 +95,9 @@ def enter(title: str, spec_process: schema.Process, entrance: Entrance, system_c
     steps.heading("namespaces")
     rest = [kind for kind in entrance.kinds if kind not in ("CLONE_NEWPID", "CLONE_NEWTIME")]
     _join(steps, rest, "enter all the container's namespaces; its root becomes /")
+    if "CLONE_NEWNS" not in kinds:
+        steps.call("fchdir", ROOT, why="the container has no mount namespace of its own: stand in its root")
+        steps.call("chroot", ".", why="and be confined to it, as its init is")
     if has_users:
         process.become_root(steps)
     process.attach_terminal(steps, spec_process, entrance.keyring)

@@ -21,7 +21,9 @@ _PROPAGATIONS = ("private", "slave", "shared", "unbindable")
 
 
 def enter(steps: Program, facts: Facts) -> None:
-    """Attach the root in the new mount namespace, apart from everybody else's mounts."""
+    """Attach the root in the new mount namespace, apart from everybody else's mounts; without one it is in none."""
+    if not facts.has_mounts:
+        return
     steps.heading("the root")
     if facts.begins_empty:
         _enter_empty(steps, facts)
@@ -111,6 +113,11 @@ def _attach(steps: Program, facts: Facts, mount: schema.Mount, source: int | Slo
 
 def pivot(steps: Program, facts: Facts) -> None:
     """Make the container's root "/" and let go of the host's tree."""
+    if not facts.has_mounts:
+        steps.heading("the new root")
+        steps.call("fchdir", facts.root, why="stand in the new root")
+        steps.call("chroot", ".", why="be confined to it: the mounts of everybody are the container's as well")
+        return
     if not facts.pivots:
         _move(steps, facts)
         return

@@ -63,13 +63,15 @@ def namespaces_of(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize("users", [False, True])
-@pytest.mark.parametrize("kinds", [inside.KINDS, (*inside.KINDS, "time"), ("mount", "uts")])
+@pytest.mark.parametrize("kinds", [inside.KINDS, (*inside.KINDS, "time"), ("mount", "uts"), ("pid", "uts")])
 def test_it_is_in_the_containers_namespaces(node: inside.Node, kinds: tuple[str, ...], users: bool) -> None:
     wanted = inside.spec("true", kinds=kinds)
-    if users:
+    if users and "mount" in kinds:
         inside.with_users(wanted)
     with container(node, wanted) as pid:
-        assert execute(process(LIST), pid).split() == namespaces_of(pid)
+        *namespaces, root = execute(process(f"{LIST}; ls -d /bin/busybox /home 2>/dev/null || true"), pid).split()
+        assert namespaces == namespaces_of(pid)
+        assert root == "/bin/busybox"
 
 
 def test_it_has_the_containers_root_and_processes(node: inside.Node) -> None:

@@ -236,3 +236,22 @@ def test_a_mount_namespace_is_joined_by_path(node: inside.Node, tmp_path: Path) 
     assert {"bin", "proc", "tmp"} <= set(rest)
     assert "home" not in rest
     assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_without_a_mount_namespace_it_is_confined_to_a_tree_that_is_in_no_table(node: inside.Node) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    script = (
+        "readlink /proc/self/ns/mnt; ls /; cat /proc/self/comm; echo x > /dev/null; mount -t tmpfs none /tmp 2>&1; ls /../../home"
+    )
+    wanted = inside.spec(f"{script} 2>&1 || true", kinds=("pid", "uts"))
+    wanted.linux.masked_paths, wanted.linux.readonly_paths = ["/proc/kcore"], ["/proc/sys"]
+    first, *rest = node.run(wanted).splitlines()
+    assert first == inside.own_identity("mnt")
+    assert {"bin", "proc", "tmp", "cat"} <= set(rest)
+    assert "home" not in rest[:-1]
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_with_a_user_namespace_it_needs_a_mount_namespace(node: inside.Node) -> None:
+    with pytest.raises(Unsupported, match=r"^linux.namespaces: with a user namespace a container needs a mount namespace"):
+        node.prepare(inside.with_users(inside.spec("true", kinds=("pid",))))
