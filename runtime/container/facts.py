@@ -68,6 +68,8 @@ class Facts:
     """The root is swapped; else it is moved over the old one, for a root file system that cannot be pivoted from."""
     hidden: tuple[str, ...] = ()
     """Without a pivot: where the node's procfs and sysfs are, which must not lie open below (as runc's msMoveRoot)."""
+    in_order: bool = False
+    """What was opened beforehand is copied at its turn, so that mountinfo shows all mounts in the order of the spec."""
     has_mounts: bool = True
     """It has a mount namespace of its own, or a joined one; else it is confined to its root, which is in no mount table."""
     begins_empty: bool = False

@@ -60,6 +60,7 @@ def prepare(
     can_pause: bool = False,
     pivots: bool = True,
     has_void: bool = False,
+    in_order: bool = False,
     bundle: Path | None = None,
     rootfs: Path | None = None,
     cgroup: Path | None = None,
@@ -68,8 +69,9 @@ def prepare(
 
     The mounts of *spec* are written anew as they are meant: destinations and sources absolute, sources as of *bundle*,
     and destinations below *rootfs* taken from there.  *can_pause*: the caller sees to hooks, network devices and the
-    like when the program pauses for it.  *has_void*: whoever launches it has an empty mount namespace for it.  *cgroup*
-    is the container's directory of the v2 tree, which it sees when it has no cgroup namespace of its own.
+    like when the program pauses for it.  *has_void*: whoever launches it has an empty mount namespace for it.
+    *in_order*: whoever looks at the container's mounts is to see them in the spec's order, for a few microseconds each.
+    *cgroup* is the container's directory of the v2 tree, which it sees when it has no cgroup namespace of its own.
 
     Raises InvalidSpec, Unsupported, HostPathNotFound, or OSError naming the path; nothing stays open then.
     """
@@ -80,7 +82,7 @@ def prepare(
         ground_mounts.settle(spec, bundle, rootfs)
         builder.open_namespaces()
         own_procfs = builder.open_procfs()
-        mounts = builder.lay_mounts(rootfs, cgroup)
+        mounts = builder.lay_mounts(rootfs, cgroup, in_order=in_order)
         devices = ground_devices.see_to(spec, mounts.tree, builder.keep, in_user_namespace=builder.user_namespace is not None)
         masked = builder.find_masked(mounts.tree)
     except BaseException:
@@ -105,6 +107,7 @@ def prepare(
         pivots=pivots,
         hidden=() if pivots else ground_mounts.kernel_mounts(),
         # A hook is found in the node's tree, and the owner of another user namespace may not enter the void.
+        in_order=mounts.are_copied(),
         begins_empty=has_void and pivots and not needs_pause and builder.user_namespace is None and _has_new_mounts(spec),
         has_mounts=namespaces.has(spec, "mount"),
         in_cgroup=in_cgroup,
@@ -159,7 +162,7 @@ class _Builder:
         wanted = linux.sysctl or linux.time_offsets or (process and (process.oom_score_adj is not None or wants_label(process)))
         return self.keep(procfs.share_procfs()) if wanted else None
 
-    def lay_mounts(self, rootfs: Path | None, cgroup: Path | None) -> Mounts:
+    def lay_mounts(self, rootfs: Path | None, cgroup: Path | None, *, in_order: bool) -> Mounts:
         """Open what is mounted, and make the places that mounts and the working directory will stand on."""
         namespace, owner, within = None, None, None
         if self.user_namespace is not None:
@@ -171,7 +174,7 @@ class _Builder:
                 root = open_root(rootfs, self._spec.linux.rootfs_propagation, within)
                 self.descriptors[self.root_number] = root
         tree = Tree(self._root, owner)
-        mounts = Mounts(self._spec, tree, self.keep, namespace, within, rootfs=rootfs, cgroup=cgroup)
+        mounts = Mounts(self._spec, tree, self.keep, namespace, within, rootfs=rootfs, cgroup=cgroup, in_order=in_order)
         self._hold(mounts)
         try:
             mounts.lay()
@@ -206,8 +209,8 @@ class _Builder:
         found: dict[str, bool | None] = {}
         for path in self._spec.linux.masked_paths:
             place = tree.find(path if path.startswith("/") else f"/{path}")
-            if place is None or place.path in found:
-                continue
+            if place is None or any(place.path == above or place.path.startswith(f"{above}/") for above in found):
+                continue  # not there, or hidden already
             if place.path == "/":
                 raise InvalidSpec(f"linux.maskedPaths {path}: nothing would be left of the container")
             found[place.path] = place.is_directory

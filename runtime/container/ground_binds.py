@@ -26,10 +26,12 @@ from runtime.spec import schema
 FindNamespace = Callable[[schema.Mount], Fd]
 
 
-def open_bind(mount: schema.Mount, find_namespace: FindNamespace | None = None, within: Fd | None = None) -> Fd:
+def open_bind(
+    mount: schema.Mount, find_namespace: FindNamespace | None = None, within: Fd | None = None, *, is_copied: bool = False
+) -> Fd:
     """A detached mount of *mount*'s source with its options applied; *find_namespace* is asked when ids are mapped.
 
-    *within* is a mount namespace from which it is taken, in place of our own.
+    *within* is a mount namespace from which it is taken, in place of our own; *is_copied*: it is going to be.
 
     Raises HostPathNotFound when the source is absent: making it silently hides a typing error, and a
     kubelet makes what it needs.
@@ -54,7 +56,7 @@ def open_bind(mount: schema.Mount, find_namespace: FindNamespace | None = None, 
             with find_namespace(mount) as namespace:
                 _map_ids(file, mount, options, namespace)
         apply_attributes(file, mount, options)
-        propagate(file, options)
+        propagate(file, options, is_copied=is_copied)
     except BaseException:
         file.close()
         raise
@@ -133,15 +135,16 @@ def apply_attributes(file: Fd, mount: schema.Mount, options: Options) -> None:
             ) from error
 
 
-def propagate(file: Fd, options: Options) -> None:
-    """Private unless something else is asked: then as if it were asked of a private mount.
+def propagate(file: Fd, options: Options, *, is_copied: bool = False) -> None:
+    """Private unless something else is asked, which is set on the mount as it is: a slave has a group to follow then.
 
-    Of a shared one, "slave" would find no group any more to follow; so the first wish is set on the mount as it is.
+    What is going to be copied (*is_copied*) cannot be unbindable yet.
     """
     if not options.propagation:
         kernel_mount.set_attributes(file, propagation="private", recursive=options.is_recursive)
     for name, recursive in options.propagation:
-        kernel_mount.set_attributes(file, propagation=name, recursive=recursive)
+        as_yet = "private" if name == "unbindable" and is_copied else name
+        kernel_mount.set_attributes(file, propagation=as_yet, recursive=recursive)
 
 
 def require_shared(mount: schema.Mount) -> None:

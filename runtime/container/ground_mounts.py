@@ -78,6 +78,7 @@ class Mounts:
         *,
         rootfs: Path | None,
         cgroup: Path | None,
+        in_order: bool,
     ) -> None:
         """*keep* takes a descriptor over and numbers it.
 
@@ -85,7 +86,7 @@ class Mounts:
         """
         self._spec, self.tree, self._keep = spec, tree, keep
         self._namespace, self._within = namespace, within
-        self._rootfs, self._cgroup = rootfs, cgroup
+        self._rootfs, self._cgroup, self._is_copied = rootfs, cgroup, in_order and namespace is None
         self._own = {each.type for each in spec.linux.namespaces}
         self._held: list[Fd] = []
         self.opened: dict[int, OpenedMount] = {}
@@ -99,6 +100,12 @@ class Mounts:
         """Close what only the look needed."""
         for file in self._held:
             file.close()
+
+    def are_copied(self) -> bool:
+        """Whether what was opened is to be copied at its turn: where that makes a difference, if it was asked for."""
+        wishes = (parse_options(self._spec.mounts[index].options).propagation for index in self.opened)
+        cannot_yet = any(name == "unbindable" for wish in wishes for name, _ in wish)
+        return self._is_copied and (cannot_yet or any(index >= len(self.opened) for index in self.opened))
 
     def lay(self) -> None:
         """Open and lay each, in the order of the spec; then the working directory."""
@@ -149,7 +156,7 @@ class Mounts:
             late = self._inside(mount)
             if late is not None:
                 return self._open_late(index, mount, options, late)
-            return self._take(index, open_bind(mount, self._find_namespace, self._within))
+            return self._take(index, open_bind(mount, self._find_namespace, self._within, is_copied=self._is_copied))
         if not mount.type:
             raise InvalidSpec(
                 f"mounts[{index}].type: {mount.destination}: a mount that is no bind mount needs the type of a file system"
@@ -176,7 +183,7 @@ class Mounts:
         data = {key for key, _ in options.data}
         words = [word for word in mount.options if word.partition("=")[0] not in data]
         wanted = schema.Mount(destination=mount.destination, type="rbind", source=source, options=["rbind", *words])
-        return open_bind(wanted, None, self._within)
+        return open_bind(wanted, None, self._within, is_copied=self._is_copied)
 
     def _of_the_node(self, mount: schema.Mount, options: Options, source: str) -> Fd:
         """A new one of the node's own namespaces; or if we are not the node's root either, what it has at *source*."""
@@ -185,7 +192,7 @@ class Mounts:
         except PermissionError:
             return self._shown(mount, options, source)
         apply_attributes(file, mount, options)
-        propagate(file, options)
+        propagate(file, options, is_copied=self._is_copied)
         return file
 
     def _find_namespace(self, mount: schema.Mount) -> Fd:
@@ -243,7 +250,7 @@ class Mounts:
         else:
             file = foreign_mount.new_filesystem(self._namespace, "devpts", options.data, attributes=options.add)
         self._take(index, file)
-        propagate(file, options)
+        propagate(file, options, is_copied=self._is_copied)
         self._use_terminal(file)
         return file
 
@@ -280,5 +287,5 @@ class Mounts:
                     os.chown(f"/proc/self/fd/{file.fileno()}", status.st_uid, status.st_gid)
                 copy_tree(covered, file)
         apply_attributes(file, mount, options)
-        propagate(file, options)
+        propagate(file, options, is_copied=self._is_copied)
         return file

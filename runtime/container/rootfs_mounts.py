@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import stat
 
 from kernel.program import Argument, Flags, Program, Slot
 from runtime.container.facts import Facts, LateMount
 from runtime.container.options import Options, parse_options
-from runtime.container.rootfs_paths import DIRECTORY, find, set_attributes
+from runtime.container.rootfs_paths import DIRECTORY, HERE, find, set_attributes
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
 
@@ -33,9 +34,10 @@ def is_sealed_later(mount: schema.Mount) -> bool:
     return is_read_only and not options.is_bind and not options.is_remount and mount.type == "tmpfs"
 
 
-def outline(mount: schema.Mount) -> tuple[str, str, bool, bool]:
+def outline(mount: schema.Mount) -> tuple[str, str, bool, bool, tuple[tuple[str, bool], ...]]:
     """All that a program depends on of a mount that was opened beforehand."""
-    return mount.destination, mount.type, parse_options(mount.options).is_bind, is_sealed_later(mount)
+    options = parse_options(mount.options)
+    return mount.destination, mount.type, options.is_bind, is_sealed_later(mount), options.propagation
 
 
 def takes_old_way(options: Options) -> bool:
@@ -107,6 +109,41 @@ def remount(steps: Program, mount: schema.Mount, facts: Facts) -> None:
     if options.recursive_add or options.recursive_clear:
         _set_recursive(steps, target, mount, options)
     propagate(steps, target, options, mount.destination)
+
+
+def stage(steps: Program, facts: Facts) -> None:
+    """Put what was opened beforehand where each can be copied from at its turn: on a file system below the root's place.
+
+    A mount's number tells when it was made, and since Linux 6.8 /proc/self/mountinfo is in the order of these; so only
+    what is made at its turn is seen where the spec lists it.  All of this goes with the host's tree.
+    """
+    context = Slot("context")
+    steps.call("fsopen", "tmpfs", Flags(("FSOPEN_CLOEXEC",)), store="context", why="a place for what was opened on the host")
+    steps.call("fsconfig", context, Flags(("FSCONFIG_CMD_CREATE",)), 0, 0, 0, why="make it")
+    place = steps.call("fsmount", context, Flags(("FSMOUNT_CLOEXEC",)), 0, store="stage", why="as a mount")
+    attach = Flags(("MOVE_MOUNT_F_EMPTY_PATH",))
+    steps.call("move_mount", place, "", HERE, facts.attach_point, attach, why="where the root is going to cover it")
+    for index, opened in facts.opened:  # each beside the others: a copy is made with what is mounted below
+        if opened.is_directory:
+            steps.call("mkdirat", place, str(index), 0o700, why="for a directory")
+        else:
+            steps.call("mknodat", place, str(index), stat.S_IFREG | 0o600, 0, why="for a file")
+        steps.call("move_mount", opened.descriptor, "", place, str(index), attach, why="from here it can be copied")
+
+
+def take_from_stage(steps: Program, mount: schema.Mount, descriptor: int) -> Slot:
+    """A copy of what was opened for *mount*, with its number at its turn."""
+    flags = Flags(("OPEN_TREE_CLONE", "OPEN_TREE_CLOEXEC", "AT_EMPTY_PATH", "AT_RECURSIVE"))
+    copy = steps.call("open_tree", descriptor, "", flags, store="mount", why=f"{mount.destination} is mounted at its turn")
+    propagation = parse_options(mount.options).propagation
+    if propagation:  # else what is unmounted with the host's tree would be unmounted for its whole group
+        why = "from here on it has no part in the copy's group"
+        set_attributes(steps, descriptor, why=why, propagation="MS_PRIVATE", recursive=True)
+    for name, recursive in propagation:
+        if name == "unbindable":
+            why = "nobody can bind it"
+            set_attributes(steps, copy, why=why, propagation="MS_UNBINDABLE", recursive=recursive)
+    return copy
 
 
 def bind_from_inside(steps: Program, mount: schema.Mount, late: LateMount, facts: Facts) -> Slot:

@@ -257,6 +257,7 @@ def _prepare(request: Request, container: Container, bundle: Bundle, cgroup: Cgr
         keyring=container.record.keyring,
         can_pause=True,
         pivots=not request.flags.switch("no-pivot"),
+        in_order=True,
         bundle=bundle.path,
         rootfs=bundle.rootfs,
         cgroup=None if cgroup is None else cgroup.path,

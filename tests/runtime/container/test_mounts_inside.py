@@ -61,6 +61,7 @@ def apart(function: Callable[[], T]) -> T:
 def with_mount_below(node: inside.Node) -> None:
     with kernel_mount.new_filesystem("tmpfs") as inner:
         kernel_mount.attach(inner, volume(node) / "inner")
+    (volume(node) / "inner/seen").touch()
 
 
 # Options.
@@ -268,6 +269,34 @@ def test_a_mount_that_comes_later_covers_what_came_before(node: inside.Node) -> 
     (volume(node) / "inner/deep").mkdir()
     mounts = bind(volume(node), "/a/b"), tmpfs("/a"), bind(volume(node) / "file", "/a/b/file")
     assert node.run(spec("ls -R /a", *mounts)).split() == ["/a:", "b", "/a/b:", "file"]
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_mounts_are_seen_in_the_order_of_the_spec(node: inside.Node, in_order: bool) -> None:
+    """Those opened beforehand are older; since Linux 6.8 that is what mountinfo goes by."""
+
+    def look() -> list[tuple[str, str]]:
+        kernel_mount.bind(volume(node), volume(node))
+        kernel_mount.set_propagation(volume(node), "shared")
+        with_mount_below(node)
+        targets = ("/a", "/b", "/c", "/d", "/e", "/f")
+        mounts = (
+            *(bind(volume(node), "/a", "ro"), tmpfs("/b"), bind(volume(node) / "file", "/c", "unbindable")),
+            *(bind(volume(node), "/d", "rshared"), tmpfs("/e"), bind(volume(node), "/f", "runbindable", "rro")),
+        )
+        lines = node.run(spec("cat /proc/self/mountinfo; cat /c; ls /d/inner", *mounts), in_order=in_order).splitlines()
+        assert lines[-2:] == ["in the volume", "seen"]
+        assert os.listdir(volume(node) / "inner") == ["seen"]  # nothing was unmounted here
+        fields = [line.split(" ") for line in lines[:-2]]
+        return [(each[4], each[5].partition(",")[0] + " " + each[6].partition(":")[0]) for each in fields if each[4] in targets]
+
+    found = apart(look)
+    if in_order:
+        assert found == [
+            *(("/a", "ro -"), ("/b", "rw -"), ("/c", "rw unbindable")),
+            *(("/d", "rw shared"), ("/e", "rw -"), ("/f", "ro unbindable")),
+        ]
+    assert sorted(target for target, _ in found) == ["/a", "/b", "/c", "/d", "/e", "/f"]
 
 
 def test_a_source_inside_the_root_shows_what_was_mounted_there(node: inside.Node) -> None:

@@ -66,7 +66,16 @@ def test_files_and_directories_are_hidden_wherever_they_are(node: inside.Node) -
     (node.rootfs / "covered/file").write_text("secret\n")
     hidden = (
         *("/etc/secret", "/etc/secret", "//etc//secret", "/none", "/link/file", "/data/inner", "/link/inner"),
-        *("/fresh/later/file", "/fresh/none", "/covered/file", "/dev/zero", "/ram", "/proc/sys/net", "/proc/none"),
+        *(
+            "/fresh/later/file",
+            "/fresh/none",
+            "/covered/file",
+            "/dev/zero",
+            "/data/inner/file",
+            "/ram",
+            "/proc/sys/net",
+            "/proc/none",
+        ),
     )
     wanted = spec(
         "cat /etc/secret /data/file /fresh/later/file /covered/file; ls /data/inner /proc/sys/net; head -c 1 /dev/zero;"
