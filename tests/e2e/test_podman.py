@@ -15,7 +15,7 @@ from tests.support.isolation import Run
 from tests.support.requires import program
 
 pytestmark = requires.requires(
-    *("root", "cgroup2", "busybox", "podman", "conmon", "nginx", "kernelet-oci", "filesystem overlay"),
+    *("root", "cgroup2", "busybox", "podman", "conmon", "nginx", "kernelet-oci"),
 )
 
 #: No limit that a hybrid host's v2 tree, or a root without CAP_SYS_RESOURCE, could not set.
@@ -33,11 +33,9 @@ tmp_dir = "{directory}/tmp"
 kernelet-oci = ["{runtime}"]
 """
 STORAGE = """[storage]
-driver = "overlay"
+driver = "vfs"
 graphroot = "{directory}/graph"
 runroot = "{directory}/r"
-[storage.options.overlay]
-skip_mount_home = "true"
 """
 POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}'
 PARENT = "libpod_parent"
