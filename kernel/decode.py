@@ -10,8 +10,9 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 
 from kernel._linux import lib
+from kernel.argument import Argument, Flags, Words, describe_argument
 from kernel.capability import CAPABILITIES, names_of
-from kernel.program import Argument, Flags, Step, Words, describe_argument
+from kernel.program import Step
 
 #: What a descriptor's number stands for, as the reader is told.
 Names = Mapping[int, str]

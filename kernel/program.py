@@ -17,7 +17,6 @@ and tested without root (``describe``), which is why arguments keep their names 
 
 from __future__ import annotations
 
-import enum
 import errno as errno_module
 import os
 import struct
@@ -28,7 +27,39 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kernel._linux import ffi, lib
+from kernel.argument import (
+    Argument,
+    Buffer,
+    Filter,
+    Flags,
+    Slot,
+    Structure,
+    Vector,
+    Words,
+    describe_argument,
+    quote,
+    value_of,
+)
 from kernel.report import report_size
+
+#: With the kinds of arguments, which are in a file of their own: who composes needs both.
+__all__ = [
+    "BEHIND",
+    "MAX_STEPS",
+    "PROGRAM_FD",
+    "REPORT_FD",
+    "Argument",
+    "Buffer",
+    "Filter",
+    "Flags",
+    "Program",
+    "Slot",
+    "Step",
+    "Structure",
+    "Vector",
+    "Words",
+    "runner_image",
+]
 
 #: The header counts steps with 16 bits.
 MAX_STEPS = (1 << 16) - 1
@@ -49,62 +80,6 @@ _DATA_AT = _HEADER.size + 8 * _MAX_SLOTS
 _TARGET_OFFSET = 6
 _EMPTY = struct.pack("<q", -1)
 _PADDING = [(0,) * (6 - count) for count in range(7)]
-
-
-class Slot(NamedTuple):
-    """The result of an earlier step, by name."""
-
-    name: str
-
-
-class Flags(NamedTuple):
-    """Kernel constants or'ed together, kept by name."""
-
-    names: tuple[str, ...]
-
-    def value(self) -> int:
-        return _value(self.names)
-
-    def __str__(self) -> str:
-        return "|".join(self.names) or "0"
-
-
-class Vector(NamedTuple):
-    """A NULL-terminated array of strings, as execve(2) takes."""
-
-    items: tuple[bytes, ...]
-
-
-class Words(NamedTuple):
-    """An array of integers in memory, each *width* bytes; *label* is how it is printed."""
-
-    width: int
-    values: tuple[int, ...]
-    label: str = ""
-
-
-class Filter(NamedTuple):
-    """A struct sock_fprog over the BPF instructions *code*."""
-
-    code: bytes
-
-
-class Buffer(NamedTuple):
-    """Memory that the kernel writes to and a later step reads: the same name is the same memory."""
-
-    name: str
-    size: int
-    offset: int = 0
-
-
-class Structure(NamedTuple):
-    """Words of 64 bits in memory: numbers, and addresses of other memory; *label* is how it is printed."""
-
-    words: tuple[int | Buffer | Structure, ...]
-    label: str
-
-
-Argument = int | str | bytes | Slot | Flags | Vector | Words | Filter | Buffer | Structure
 
 
 class Step(NamedTuple):
@@ -210,14 +185,6 @@ def runner_image() -> bytes:
 
 
 @cache
-def _value(names: tuple[str, ...]) -> int:
-    value = 0
-    for name in names:
-        value |= int(getattr(lib, name))
-    return value
-
-
-@cache
 def _tolerated(errnos: tuple[int, ...]) -> tuple[int, ...]:
     if len(errnos) > 4:
         raise ValueError(f"a step tolerates four errnos at most, not {errnos}")
@@ -229,40 +196,10 @@ def _number(call: str) -> int:
     return int(getattr(lib, f"SYS_{call}"))
 
 
-def describe_argument(argument: Argument) -> str:
-    """*argument* as it was given."""
-    match argument:
-        case Slot(name):
-            return name
-        case enum.IntEnum():
-            return argument.name.lower()
-        case Vector(items):
-            return "[" + ", ".join(_quote(item) for item in items) + "]"
-        case Structure(_, label):
-            return label
-        case Words(_, values, label):
-            return label or "{" + ", ".join(map(str, values)) + "}"
-        case Filter(code):
-            return f"<filter of {len(code) // 8} instructions>"
-        case Buffer(name, _, _):
-            return f"&{name}"
-        case str():
-            return _quote(os.fsencode(argument))
-        case bytes():
-            return _quote(argument)
-        case _:
-            return str(argument)
-
-
-def _quote(text: bytes) -> str:
-    plain = text.decode("utf-8", "backslashreplace").replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in plain) + '"'
-
-
 def _checked(text: bytes) -> bytes:
     """*text*, unless C would take it for another, shorter one than was looked at here."""
     if b"\0" in text:
-        raise ValueError(f"{_quote(text)}: must not contain a NUL")
+        raise ValueError(f"{quote(text)}: must not contain a NUL")
     return text
 
 
@@ -334,7 +271,7 @@ class _Packer:
             if isinstance(argument, int):
                 values.append(argument if argument < _SIGN else argument - 2 * _SIGN)
             elif isinstance(argument, Flags):
-                values.append(_value(argument.names))
+                values.append(value_of(argument.names))
             elif isinstance(argument, Slot):
                 kinds |= _SLOT << shift
                 values.append(self._slots[argument.name])
