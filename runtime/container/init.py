@@ -50,7 +50,7 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     has_users = facts.user_namespace is not None
     leave_the_monitor(steps)
     namespaces.clone(steps, spec, facts, Descriptor.CGROUP if facts.in_cgroup else None)
-    rlimits.limit(steps, user, facts.procfs, has_users=has_users)
+    rlimits.limit(steps, user, facts.procfs, has_users=has_users, later=(rlimits.FILES,))
     label.label(steps, user, facts.procfs)
     scheduling.schedule(steps, user)
     namespaces.enter(steps, spec, facts)
@@ -67,6 +67,7 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     rootfs.protect(steps, spec, facts)
     process.attach_terminal(steps, user, facts.keyring)
     pipes = process.close_all(steps, facts.preserved)  # before chdir: no descriptor may lead back to the host
+    rlimits.limit_files(steps, user)
     scheduling.set_personality(steps, spec.linux.personality)
     scheduling.set_memory_policy(steps, spec.linux.memory_policy)
     system_calls = filter.of(spec.linux.seccomp, filter_code)

@@ -11,6 +11,7 @@ from runtime.errors import InvalidSpec
 from runtime.spec import schema
 from runtime.spec.process_checks import RLIMITS
 
+FILES = "RLIMIT_NOFILE"
 _SCORE = "self/oom_score_adj"
 
 
@@ -37,25 +38,38 @@ def prepare(steps: Program, process: schema.Process, procfs: int | None, raised:
         _score(steps, process.oom_score_adj, procfs)
 
 
-def limit(steps: Program, process: schema.Process, procfs: int | None, *, has_users: bool = False) -> None:
-    """The limits and the out-of-memory score; with *has_users* a negative score was set by ``prepare``."""
+def limit(
+    steps: Program, process: schema.Process, procfs: int | None, *, has_users: bool = False, later: tuple[str, ...] = ()
+) -> None:
+    """The limits but those of *later*, and the score; with *has_users* a negative score was set by ``prepare``."""
     steps.heading("limits")
     names = [rlimit.type for rlimit in process.rlimits]
     for rlimit in process.rlimits:
         if rlimit.type not in RLIMITS or names.count(rlimit.type) > 1:
             raise InvalidSpec(f"process.rlimits {rlimit.type!r}: not the name of a limit, or there twice")
-        value = Words(8, (rlimit.soft, rlimit.hard))
-        steps.call(
-            "prlimit64",
-            0,
-            Flags((rlimit.type,)),
-            value,
-            0,
-            why=f"limit {rlimit.type} to {rlimit.soft}, {rlimit.hard} at most",
-            hint="raising a hard limit takes CAP_SYS_RESOURCE",
-        )
+        if rlimit.type not in later:
+            _limit(steps, rlimit)
     if process.oom_score_adj is not None and not (has_users and process.oom_score_adj < 0):
         _score(steps, process.oom_score_adj, procfs)
+
+
+def limit_files(steps: Program, process: schema.Process) -> None:
+    """The limit of descriptors, when those of the set-up are closed: it is the program's, not ours."""
+    for rlimit in process.rlimits:
+        if rlimit.type == FILES:
+            _limit(steps, rlimit)
+
+
+def _limit(steps: Program, rlimit: schema.Rlimit) -> None:
+    steps.call(
+        "prlimit64",
+        0,
+        Flags((rlimit.type,)),
+        Words(8, (rlimit.soft, rlimit.hard)),
+        0,
+        why=f"limit {rlimit.type} to {rlimit.soft}, {rlimit.hard} at most",
+        hint="raising a hard limit takes CAP_SYS_RESOURCE",
+    )
 
 
 def _score(steps: Program, score: int, procfs: int | None) -> None:

@@ -355,3 +355,10 @@ def test_an_id_map_without_ids_needs_a_user_namespace(node: inside.Node) -> None
     new = schema.Mount(destination="/data", type="tmpfs", uid_mappings=ids, gid_mappings=ids)
     with pytest.raises(Unsupported, match="only bind mounts are id-mapped"):
         rows(node, new)
+
+
+def test_a_small_limit_of_descriptors_is_the_programs_and_not_the_set_ups(node: inside.Node) -> None:
+    wanted = spec("ulimit -n", *(bind(volume(node), f"/data{number}") for number in range(20)))
+    assert wanted.process is not None
+    wanted.process.rlimits = [schema.Rlimit(type="RLIMIT_NOFILE", soft=20, hard=20)]
+    assert node.run(wanted, in_order=True) == "20\n"
