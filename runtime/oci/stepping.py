@@ -35,10 +35,12 @@ from runtime.errors import InvalidArgument, StartFailed, Unsupported
 from runtime.oci import place
 from runtime.oci.around import late_hooks, run_create_hooks, run_poststart_hooks, run_start_hooks
 from runtime.oci.bundle import Bundle, load_bundle
+from runtime.oci.console import Relay
 from runtime.oci.create import compile_seccomp
 from runtime.oci.delete import destroy
 from runtime.oci.directory import ATTACH_POINT, CONFIG, Container, Record, make_container, start_time, write_whole
 from runtime.oci.log import timestamp
+from runtime.oci.wait import Waiting
 
 #: All that a spawn needs of ours lies above what the program's descriptors are numbered.
 ABOVE = 1 << 8
@@ -158,10 +160,11 @@ class Stepping:
         return self._hangs_up() and self._report.read().failed is None and self._report.read().at >= self._first_execve()
 
     def wait(self) -> int:
-        """The exit code of the program, 128 + the signal's number if one ended it."""
-        pid = self._report.read().pid
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return code if code >= 0 else 128 - code
+        """Wait for the program, with its terminal served and signals passed on; its exit code, 128 + a signal's number."""
+        assert self._init is not None, "there is no program yet"
+        with Waiting() as waiting, Relay(self.prepared.terminal) as relay:
+            self.prepared.close()  # our copy of its terminal: its end is seen when nobody has it
+            return waiting.wait(self._report.read().pid, self._init, relay)
 
     def _open_cgroup(self, container_id: str) -> Fd:
         tree = find_tree()
@@ -169,7 +172,7 @@ class Stepping:
         cgroup = place.find_place(tree, container_id, wanted if wanted.startswith("/") else f"/{container_id}")
         self.container.record.cgroup, self.container.record.tree = os.fspath(cgroup.path), os.fspath(tree)
         place.make_place(cgroup)
-        place.apply_limits(cgroup, tree, self._spec.linux)
+        place.apply_limits(cgroup, tree, self._spec, may_give_away=True)
         return cgroup.open()
 
     def _prepare(self) -> ground.Ground:

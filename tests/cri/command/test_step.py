@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cri.command.pages import WIDTH
+from runtime.spec import schema
 from tests.runtime.oci.test_stepping import bundle_of, leftovers
 from tests.support.requires import TREE
 
@@ -41,6 +42,16 @@ def test_all_steps_are_made_and_the_program_runs(tmp_path: Path) -> None:
     assert any(line.startswith("      mounts       ~ <root>/proc -> /proc proc") for line in lines)
     can_be_folded = [line for line in lines if '"' not in line and all(len(word) < 40 for word in line.split())]
     assert [line for line in can_be_folded if len(line) > WIDTH] == []
+
+
+def test_a_terminal_is_served(tmp_path: Path) -> None:
+    def with_a_terminal(made: schema.Spec) -> None:
+        assert made.process is not None
+        made.process.terminal = True
+
+    code, lines = step(bundle_of(tmp_path, with_a_terminal, "tty; exit 3"), "", "--all")
+    assert code == 3
+    assert "/dev/pts/0" in lines
 
 
 def test_commands_say_how_far_to_go(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def write_bundle(directory: Path, wanted: schema.Spec) -> Path:
     (root / "work").mkdir(parents=True)
     (root / "bin").mkdir()
     shutil.copy(BUSYBOX, root / "bin/busybox")
-    for name in ("sh", "cat", "hostname", "id", "env", "grep", "ls", "sed", "readlink", "ip"):
+    for name in ("sh", "cat", "hostname", "id", "env", "grep", "ls", "sed", "readlink", "ip", "tty"):
         os.link(root / "bin/busybox", root / "bin" / name)
     (directory / "config.json").write_bytes(msgspec.json.encode(wanted))
     return directory
