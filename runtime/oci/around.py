@@ -1,7 +1,8 @@
-"""What is done around a container's life by others: its hooks.  ``runtime/container/hooks.py`` runs them."""
+"""What is done around a container's life from outside: its hooks, network devices of the node's, its class of service."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel.process import open_pidfd
@@ -18,12 +19,19 @@ def late_hooks(hooks: schema.Hooks) -> list[str]:
 
 
 def run_create_hooks(container: Container, spec: schema.Spec, pid: int) -> None:
-    """Before the pivot: prestart and createRuntime hooks here, createContainer hooks in the namespaces of *pid*.
+    """Before the pivot: first *pid* is given what it is to have, then prestart and createRuntime hooks run here, and
+    createContainer hooks in its namespaces.
 
-    Raises HookFailed.
+    Raises HookFailed, or what comes of ``net_devices`` and ``intel_rdt``.
     """
     from runtime.container import hooks
 
+    if spec.linux.intel_rdt is not None:
+        _join_class(container, spec.linux.intel_rdt, pid)
+    if spec.linux.net_devices:
+        from runtime.container import net_devices
+
+        net_devices.move_all(spec.linux.net_devices, pid)
     state = container.hook_state()
     state.pid = pid
     hooks.run("prestart", spec.hooks.prestart, state)
@@ -31,6 +39,25 @@ def run_create_hooks(container: Container, spec: schema.Spec, pid: int) -> None:
     if spec.hooks.create_container:
         with open_pidfd(pid) as init:
             hooks.run_in_namespaces("createContainer", spec.hooks.create_container, state, init)
+
+
+def _join_class(container: Container, wanted: schema.IntelRdt, pid: int) -> None:
+    from runtime.container import intel_rdt
+
+    group = intel_rdt.join(wanted, container.id, pid)
+    container.record.extra[intel_rdt.RECORDED] = str(group.path)
+    container.record.extra[intel_rdt.RECORDED_MADE] = "\n".join(map(str, group.made))
+    container.save()
+
+
+def leave_class(container: Container) -> None:
+    """Remove the class of service that was made for *container*, if one was."""
+    if not container.record.extra:
+        return
+    from runtime.container import intel_rdt
+
+    made = container.record.extra.get(intel_rdt.RECORDED_MADE, "")
+    intel_rdt.leave(tuple(map(Path, made.splitlines())))
 
 
 def run_start_hooks(container: Container) -> None:

@@ -9,7 +9,7 @@ import time
 from kernel.fd import Fd
 from kernel.process import reap_ended, send_signal
 from runtime.errors import ContainerNotFound, TimedOut, WrongState
-from runtime.oci.around import run_poststop_hooks
+from runtime.oci.around import leave_class, run_poststop_hooks
 from runtime.oci.directory import CREATED, STOPPED, Container
 from runtime.oci.flags import SWITCH
 from runtime.oci.request import Request
@@ -44,6 +44,7 @@ def destroy(container: Container) -> list[str]:
     kill_all(container)
     if container.cgroup is not None:
         container.cgroup.remove(deadline_seconds=PATIENCE_SECONDS)
+    leave_class(container)
     warnings = run_poststop_hooks(container) if "poststop" in container.record.late_hooks else []
     container.remove()
     return warnings

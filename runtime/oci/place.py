@@ -66,3 +66,11 @@ def apply_limits(cgroup: Cgroup, tree: Path, linux: schema.Linux) -> None:
 
     resources.apply(cgroup, tree, linux.resources)
     device_filter.apply(cgroup, linux)
+
+
+def give_away(cgroup: Cgroup, spec: schema.Spec) -> None:
+    """Let the container have its cgroup, if *spec* makes it so: once its process is there, which only the owner may put there."""
+    if any(namespace.type == "cgroup" for namespace in spec.linux.namespaces):
+        from runtime.container import resources
+
+        resources.delegate(cgroup, spec)
