@@ -28,6 +28,8 @@ COMMANDS = (
     *("create", "start", "run", "state", "kill", "delete", "exec", "ps", "list"),
     *("pause", "resume", "update", "events", "spec", "features", "checkpoint", "restore"),
 )
+#: After the container's ID these take what is no flag of ours.
+TAKES_WORDS = ("exec", "ps")
 #: resume and restore live with their counterparts.
 MODULES = {"resume": "pause", "restore": "checkpoint"}
 DEFAULT_ROOT = "/run/kernelet-oci"
@@ -64,7 +66,7 @@ def perform(given: Parsed, log: Log) -> int:
     from importlib import import_module
 
     module = import_module(f"runtime.oci.{MODULES.get(command, command)}")
-    flags = parse({**module.FLAGS, "help h": SWITCH}, words, mixed=command != "exec")
+    flags = parse({**module.FLAGS, "help h": SWITCH}, words, mixed=command not in TAKES_WORDS)
     if flags.switch("help"):
         sys.stdout.write(f"usage: kernelet-oci {command} {module.USAGE}\n")
         return 0
