@@ -17,12 +17,13 @@ import select
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import stepper
 from kernel.cgroup import find_tree
-from kernel.fd import Fd, eventfd, memory, open_path, pipe
+from kernel.fd import Fd, eventfd, memory, pipe
 from kernel.process import open_pidfd, send_signal
 from kernel.report import SKIPPED
 from runtime.container import ground, init
@@ -39,6 +40,7 @@ from runtime.oci.console import Relay
 from runtime.oci.create import compile_seccomp
 from runtime.oci.delete import destroy
 from runtime.oci.directory import ATTACH_POINT, CONFIG, Container, Record, make_container, start_time, write_whole
+from runtime.oci.launch import null_streams, open_null
 from runtime.oci.log import timestamp
 from runtime.oci.wait import Waiting
 
@@ -162,7 +164,7 @@ class Stepping:
     def wait(self) -> int:
         """Wait for the program, with its terminal served and signals passed on; its exit code, 128 + a signal's number."""
         assert self._init is not None, "there is no program yet"
-        with Waiting() as waiting, Relay(self.prepared.terminal) as relay:
+        with _handlers_restored(), Waiting() as waiting, Relay(self.prepared.terminal) as relay:
             self.prepared.close()  # our copy of its terminal: its end is seen when nobody has it
             return waiting.wait(self._report.read().pid, self._init, relay)
 
@@ -195,8 +197,14 @@ class Stepping:
         ready, speaking = pipe()
         start = self.undo.enter_context(eventfd())
         self.undo.enter_context(ready)
-        with speaking, memory("kernelet-program", self.program.pack()) as code, open_path(os.devnull, os.O_RDWR) as null:
-            theirs: dict[int, Fd] = {**self.prepared.descriptors, Descriptor.STDIN: null, Descriptor.CGROUP: cgroup}
+        with (
+            speaking,
+            memory("kernelet-program", self.program.pack()) as code,
+            open_null() as null,
+            contextlib.ExitStack() as opened,
+        ):
+            theirs: dict[int, Fd] = {**null_streams(opened), **self.prepared.descriptors}
+            theirs |= {Descriptor.STDIN: null, Descriptor.CGROUP: cgroup}
             theirs |= {Descriptor.PROGRAM: code, Descriptor.REPORT: self._report.memory, Descriptor.READY: speaking}
             theirs[Descriptor.START] = start
             if self.prepared.terminal is not None:
@@ -282,6 +290,18 @@ def _record(container_id: str, bundle: Bundle) -> Record:
         owner=os.getuid(),
         late_hooks=late_hooks(bundle.spec.hooks),
     )
+
+
+@contextlib.contextmanager
+def _handlers_restored() -> Iterator[None]:
+    """What ``Waiting`` does with signals is for commands that end with it; a stepper may go on."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def _has_come(file: Fd, event: int) -> bool:
