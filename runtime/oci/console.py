@@ -52,6 +52,15 @@ def size_terminal(terminal: Terminal, process: schema.Process) -> None:
         set_window_size(terminal.master, process.console_size.height, process.console_size.width)
 
 
+def _change_output(number: int, *, add: int = 0, clear: int = 0) -> None:
+    """Change how the terminal behind *number* treats what is written to it (termios(3), c_oflag)."""
+    import termios
+
+    modes = termios.tcgetattr(number)
+    modes[1] = modes[1] & ~clear | add
+    termios.tcsetattr(number, termios.TCSANOW, modes)
+
+
 class Relay:
     """Between our terminal and the container's, for a container in the foreground; without one, nothing to do."""
 
@@ -61,12 +70,16 @@ class Relay:
         self._saved: list[Any] | None = None
 
     def __enter__(self) -> Relay:
-        if self._master is not None and os.isatty(STDIN):
-            import termios
-            import tty
+        if self._master is None:
+            return self
+        import termios
+        import tty
 
+        _change_output(self._master.fileno(), clear=termios.ONLCR)  # a line is to end as the program ends it, in a pipe too
+        if os.isatty(STDIN):
             self._saved = termios.tcgetattr(STDIN)
             tty.setraw(STDIN)
+            _change_output(STDIN, add=termios.OPOST)  # and ours begins the next one at the left
             self.resize()
         return self
 
