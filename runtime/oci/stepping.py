@@ -174,7 +174,7 @@ class Stepping:
         cgroup = place.find_place(tree, container_id, wanted if wanted.startswith("/") else f"/{container_id}")
         self.container.record.cgroup, self.container.record.tree = os.fspath(cgroup.path), os.fspath(tree)
         place.make_place(cgroup)
-        place.apply_limits(cgroup, tree, self._spec, may_give_away=True)
+        place.apply_limits(cgroup, tree, self._spec.linux)
         return cgroup.open()
 
     def _prepare(self) -> ground.Ground:
@@ -242,6 +242,8 @@ class Stepping:
         if pid and self._init is None:
             self._init = self.undo.enter_context(open_pidfd(pid))
             self.container.record.pid, self.container.record.start_time = pid, start_time(pid)
+            if self.container.cgroup is not None:
+                place.give_away(self.container.cgroup, self._spec)
 
     def _finish(self) -> None:
         if self.has_become_program:
