@@ -16,7 +16,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from kernel.fd import Fd, eventfd, memory, open_path, pipe
 from kernel.program import Program, runner_image
 from kernel.report import Progress, Report, read_progress, report_size
 from runtime.container.descriptors import FIRST_PRESERVED, Descriptor
+from runtime.container.ground_binds import open_null_device
 from runtime.oci.directory import READY, REPORT, START
 
 #: All that a launch needs of ours lies above what the program's descriptors are numbered.
@@ -112,8 +114,10 @@ def launch(program: Program, descriptors: Mapping[int, Fd], ends: Ends, preserve
         ends.speaking,
         memory("kernelet-runner", runner_image()) as runner,
         memory("kernelet-program", program.pack()) as code,
+        contextlib.ExitStack() as opened,
     ):
         theirs: dict[int, Fd] = {
+            **null_streams(opened, descriptors),
             **descriptors,
             Descriptor.PROGRAM: code,
             Descriptor.REPORT: ends.report,
@@ -123,6 +127,28 @@ def launch(program: Program, descriptors: Mapping[int, Fd], ends: Ends, preserve
         }
         process.reap(_spawn(runner, theirs))
     return Launch(ends.report, ends.ready, ends.start)
+
+
+def null_streams(opened: contextlib.ExitStack, given: Container[int] = ()) -> dict[int, Fd]:
+    """For those of our streams that are the null device, and not among *given*: it, on a read-only mount of its own.
+
+    The program gives its streams to the container's user, and a container may change the owner and mode of what it has
+    open: not those of the host's /dev/null, which is most callers' stdin.  *opened* closes what is returned.
+    """
+    found: dict[int, Fd] = {}
+    for number in (Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR):
+        status = os.fstat(number)
+        if number in given or not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+            continue
+        with contextlib.suppress(PermissionError):  # who may not mount may not change the owner of a device either
+            found[number] = opened.enter_context(open_null())
+    return found
+
+
+def open_null() -> Fd:
+    """The null device on a read-only mount of its own: nobody changes the owner or mode of the host's by it."""
+    with open_null_device() as mount:
+        return open_path(f"/proc/self/fd/{mount.fileno()}", os.O_RDWR)
 
 
 def _spawn(runner: Fd, theirs: Mapping[int, Fd]) -> int:

@@ -12,7 +12,7 @@ import pytest
 from kernel.fd import Fd
 from runtime.paths import Paths
 from tests.safety.bundle import Bundle
-from tests.safety.engine import Core, following_all_links
+from tests.safety.engine import Core, Engine, following_all_links
 from tests.safety.oci import Oci
 from tests.support import cgroup
 
@@ -62,3 +62,10 @@ def oci(paths: Paths) -> Iterator[Oci]:
     assert engine.names() == []
     if (home := cgroup.ROOT / "kernelet-oci").is_dir():
         home.rmdir()  # empty, or it was not given back
+
+
+@pytest.fixture(params=["core", "kernelet-oci"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each of the two in turn."""
+    found: Engine = request.getfixturevalue("core" if request.param == "core" else "oci")
+    return found

@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
 from kernel import mount, process
 from kernel.capability import last_capability
@@ -32,6 +32,7 @@ from runtime.container.filter import SystemCallFilter
 from runtime.container.reaper import read_exit
 from runtime.container.seccomp import compile_filter
 from runtime.errors import KerneletError
+from runtime.monitor.launch import open_null
 from runtime.spec import load, schema
 from tests.safety.bundle import Bundle
 from tests.support import cgroup
@@ -59,6 +60,32 @@ class Result:
     @property
     def lines(self) -> list[str]:
         return self.output.splitlines()
+
+
+class Held(Protocol):
+    """A created container, held until its context is left."""
+
+    pid: int
+
+    def start(self) -> None: ...
+
+    def finish(self, seconds: float = 20) -> Result: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Engine(Protocol):
+    """Who runs bundles: ``Core``, or ``tests.safety.oci.Oci``."""
+
+    name: str
+
+    def create(self, bundle: Bundle) -> Held:
+        """The container of *bundle*, up to the wait for its start.  Raises Refused."""
+
+    def run(self, bundle: Bundle) -> Result:
+        """Create, start, and wait for the end."""
 
 
 class Core:
@@ -150,12 +177,13 @@ class Started:
 
     def __init__(self, program: Program, files: dict[int, Fd], run_dir: Path, terminal: tuple[Fd, Fd] | None = None) -> None:
         self._program, self._run_dir = program, run_dir
-        slave, self._master = (terminal[0], terminal[1].duplicate()) if terminal else (None, None)
+        slave = terminal[0] if terminal else None
+        self._master = terminal[1].duplicate() if terminal else None
         self._report = Report(len(program.all_steps))
         self._output = memory("output", b"", seal=False)
         self._ready, ready_writer = pipe()
         self._start, self._done = eventfd(), eventfd()
-        null = open_path(os.devnull, os.O_RDWR)
+        null = open_null()
         with ready_writer, null, open_path(run_dir, os.O_DIRECTORY) as run, memory("program", program.pack()) as code:
             theirs = {
                 Descriptor.STDIN: slave or null, Descriptor.STDOUT: slave or self._output,
@@ -213,10 +241,7 @@ class Container:
     def __init__(self, engine: Core, bundle: Bundle, started: Started, group: Cgroup, run_dir: Path) -> None:
         self.engine, self.bundle, self.group, self.run_dir = engine, bundle, group, run_dir
         self._started = started
-
-    @property
-    def pid(self) -> int:
-        return self._started.outcome().pid
+        self.pid = 0
 
     @property
     def reaper_pid(self) -> int:
@@ -229,6 +254,7 @@ class Container:
     def expect_created(self) -> None:
         if not self._started.wait_ready(b"c"):
             raise KerneletError(self._failure())
+        self.pid = self._started.outcome().pid
 
     def _failure(self) -> str:
         outcome = self._started.outcome()
@@ -255,10 +281,10 @@ class Container:
             time.sleep(0.002)
         return said
 
-    def execute(self, *arguments: str, **more: object) -> Result:
+    def execute(self, *arguments: str, **more: Any) -> Result:
         """Run *arguments* in it as its own user, with *more* fields of the process changed."""
         own = self.bundle.process
-        fields = {each: getattr(own, each) for each in own.__struct_fields__}
+        fields: dict[str, Any] = {each: getattr(own, each) for each in own.__struct_fields__}
         return self.engine.execute(self, schema.Process(**{**fields, "args": list(arguments), "terminal": False, **more}))
 
     def close(self) -> None:

@@ -58,12 +58,11 @@ class Oci:
     def create_written(self, bundle: Bundle) -> OciContainer:
         """As ``create``, with the config.json that is there."""
         name = f"safety-{next(_numbers)}"
-        streams = memory("streams", b"", seal=False)
-        result = self.call("create", "--bundle", str(bundle.directory), name, streams=streams)
-        if result.code:
-            streams.close()
-            raise Refused(result.output.removeprefix("kernelet-oci: ").strip())
-        return OciContainer(self, bundle, name, streams)
+        with memory("streams", b"", seal=False) as streams:
+            result = self.call("create", "--bundle", str(bundle.directory), name, streams=streams)
+            if result.code:
+                raise Refused(result.output.removeprefix("kernelet-oci: ").strip())
+            return OciContainer(self, bundle, name, streams.duplicate())
 
     def run(self, bundle: Bundle) -> Result:
         """Create, start, and wait for the end."""
@@ -145,7 +144,6 @@ def _be_the_command(words: list[str], streams: Fd) -> None:
             os.dup2(null.fileno(), 0)
         os.dup2(streams.fileno(), 1)
         os.dup2(streams.fileno(), 2)
-        os.closerange(3, 1024)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         code = main(words)
     except BaseException:

@@ -7,20 +7,17 @@ Here it is the packed program: offsets of 32 bits, strings that end at NUL, coun
 from __future__ import annotations
 
 import json
-import os
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.fd import open_path
-from kernel.filesystem import remove_tree
 from kernel.program import Program, Vector
 from runtime.errors import InvalidSpec, KerneletError
 from runtime.spec import load, schema
 from tests.safety.bundle import Bundle
-from tests.safety.engine import Core
+from tests.safety.engine import Core, Engine
 from tests.support import launch
 from tests.support.requires import requires
 
@@ -31,12 +28,12 @@ LENGTHS = (4095, 4096, 65534, 65535, 65536, 65537, 131071, 131072, 200_000)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_long_argument_arrives_whole_or_not_at_all(core: Core, bundle: Bundle, length: int) -> None:
+def test_a_long_argument_arrives_whole_or_not_at_all(engine: Engine, bundle: Bundle, length: int) -> None:
     """CVE-2021-43784: what is behind a long string was read as something else, namespace paths for one."""
     filler = "x" * length
     bundle.process.args = ["sh", "-c", 'echo "${#1} $2 ${#LONG} $LAST"', "sh", filler, "behind"]
     bundle.process.env += [f"LONG={filler[:-5]}", "LAST=last"]
-    result = core.run(bundle)
+    result = engine.run(bundle)
     if result.refusal:
         assert length > 131071
         assert "argument list too long" in result.refusal
@@ -60,25 +57,24 @@ FIELDS = {
 
 @pytest.mark.parametrize("length", [4096, 65536, 65541, 131072, 300_000])
 @pytest.mark.parametrize("field", sorted(FIELDS))
-def test_a_long_name_is_refused_by_name(core: Core, bundle: Bundle, field: str, length: int) -> None:
+def test_a_long_name_is_refused_by_name(engine: Engine, bundle: Bundle, field: str, length: int) -> None:
     """CVE-2021-43784: in every place that takes a path or a name, with another one at the end of it that would be of use."""
     FIELDS[field](bundle, ("/" + "x/" * (length // 2))[:length])
     begun = time.monotonic()
-    refusal = core.run(bundle).refusal
+    refusal = engine.run(bundle).refusal
     assert refusal.startswith(f"{field}: ")
     assert len(refusal) < 400
     assert time.monotonic() - begun < 2
 
 
+@pytest.mark.parametrize("part", ["/x" * 300, ("/" + "y" * 255) * 15 + "/z" * 100])
 @pytest.mark.parametrize("field", sorted(FIELDS))
-def test_the_longest_path_does_no_harm(core: Core, bundle: Bundle, field: str) -> None:
-    """CVE-2021-43784: two thousand directories deep."""
-    FIELDS[field](bundle, "/x" * 2045)
+def test_a_deep_path_does_no_harm(engine: Engine, bundle: Bundle, field: str, part: str) -> None:
+    """CVE-2021-43784: hundreds of directories deep, or almost as long as a path may be."""
+    FIELDS[field](bundle, part[:4000])
     begun = time.monotonic()
-    core.run(bundle)
+    engine.run(bundle)
     assert time.monotonic() - begun < 10
-    with open_path(bundle.directory, os.O_DIRECTORY) as directory:
-        remove_tree(directory, "rootfs")  # deeper than the end of a run can remove it
 
 
 @pytest.mark.parametrize(
@@ -86,7 +82,7 @@ def test_the_longest_path_does_no_harm(core: Core, bundle: Bundle, field: str) -
     [("readonlyPaths", 70_000), ("maskedPaths", 70_000), ("mounts", 30_000), ("options", 70_000), ("ambient", 70_000), ("PATH", 70_000)],
 )  # fmt: skip
 def test_more_of_anything_than_a_program_has_steps_is_refused_by_name(
-    core: Core, bundle: Bundle, field: str, count: int
+    engine: Engine, bundle: Bundle, field: str, count: int
 ) -> None:
     """CVE-2021-43784: the number of steps has 16 bits; a program that is cut off would leave its last steps out."""
     match field:
@@ -104,13 +100,13 @@ def test_more_of_anything_than_a_program_has_steps_is_refused_by_name(
         case _:
             bundle.process.env = ["PATH=" + ":".join(f"/{number}" for number in range(count))]
     begun = time.monotonic()
-    refusal = core.run(bundle).refusal
+    refusal = engine.run(bundle).refusal
     assert field in refusal or "more than a program holds" in refusal
     assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize("count", [100, 200])
-def test_as_many_mounts_as_real_containers_have_are_made(core: Core, bundle: Bundle, count: int) -> None:
+def test_as_many_mounts_as_real_containers_have_are_made(engine: Engine, bundle: Bundle, count: int) -> None:
     """CVE-2021-43784: a limit of ours is no reason to refuse what others run: more mounts than a program has slots."""
     for number in range(count):
         kind = "tmpfs" if number % 2 else "bind"
@@ -118,14 +114,14 @@ def test_as_many_mounts_as_real_containers_have_are_made(core: Core, bundle: Bun
             schema.Mount(destination=f"/mnt/{number}", type=kind, source="/tmp", options=["rbind"] if kind == "bind" else [])
         )
     bundle.script("grep -c ' /mnt/' /proc/self/mountinfo")
-    assert core.run(bundle).lines == [str(count)]
+    assert engine.run(bundle).lines == [str(count)]
 
 
-def test_a_directory_twice_in_path_is_not_the_end_of_it(core: Core, bundle: Bundle) -> None:
+def test_a_directory_twice_in_path_is_not_the_end_of_it(engine: Engine, bundle: Bundle) -> None:
     """CVE-2021-43784: the program is found in the directory in between."""
     bundle.process.env = ["PATH=/nowhere:/bin:/nowhere"]
     bundle.process.args = ["true"]
-    assert core.run(bundle).code == 0
+    assert engine.run(bundle).code == 0
 
 
 @settings(max_examples=200)
@@ -148,7 +144,7 @@ def test_bytes_of_every_kind_arrive(core: Core, bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("place", ["args", "env", "cwd", "hostname", "masked", "destination", "sysctl", "label"])
-def test_a_nul_in_a_string_is_refused(core: Core, bundle: Bundle, place: str) -> None:
+def test_a_nul_in_a_string_is_refused(engine: Engine, bundle: Bundle, place: str) -> None:
     """P11: C would see a shorter string than the one that was checked."""
     match place:
         case "args":
@@ -167,7 +163,7 @@ def test_a_nul_in_a_string_is_refused(core: Core, bundle: Bundle, place: str) ->
             bundle.spec.linux.sysctl = {"net.ipv4.ip_forward": "1\0"}
         case _:
             bundle.process.apparmor_profile = "x\0y"
-    assert "NUL" in core.run(bundle).refusal
+    assert "NUL" in engine.run(bundle).refusal
 
 
 def test_a_lone_surrogate_that_is_no_byte_is_refused(core: Core, bundle: Bundle) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.safety.bundle import Bundle
-from tests.safety.engine import Core, Result, watched
+from tests.safety.engine import Core, Engine, Result, watched
 from tests.support.requires import requires
 
 pytestmark = requires("root", "cgroup2", "busybox")
@@ -20,7 +20,7 @@ pytestmark = requires("root", "cgroup2", "busybox")
 INSIDE = ("../../../../tmp", "/tmp", "tmp")
 
 
-def mount_behind_a_link(engine: Core, bundle: Bundle, target: str) -> Result:
+def mount_behind_a_link(engine: Engine, bundle: Bundle, target: str) -> Result:
     volume = bundle.directory / "volume"
     volume.mkdir(exist_ok=True)
     (volume / "proof").write_text("mounted\n")
@@ -30,19 +30,19 @@ def mount_behind_a_link(engine: Core, bundle: Bundle, target: str) -> Result:
     return engine.run(bundle)
 
 
-def test_a_mount_behind_a_link_to_the_host_stays_inside(core: Core, bundle: Bundle, outside: Path) -> None:
+def test_a_mount_behind_a_link_to_the_host_stays_inside(engine: Engine, bundle: Bundle, outside: Path) -> None:
     """CVE-2019-18837, CVE-2022-23648: a link in the image as the target of a mount led to the host."""
     with watched(outside, outside.parent) as changes:
-        result = mount_behind_a_link(core, bundle, str(outside))
-        assert not changes() - {f"{outside.parent}/core"}
+        result = mount_behind_a_link(engine, bundle, str(outside))
+        assert not changes() - {f"{outside.parent}/{name}" for name in ("core", "oci", "bundle")}
     assert result.lines == ["mounted"]
     assert (bundle.rootfs / str(outside)[1:] / "made").is_dir()  # the same path, below the container's root
 
 
 @pytest.mark.parametrize("target", INSIDE)
-def test_a_mount_behind_a_link_that_stays_inside_is_made_there(core: Core, bundle: Bundle, target: str) -> None:
+def test_a_mount_behind_a_link_that_stays_inside_is_made_there(engine: Engine, bundle: Bundle, target: str) -> None:
     """CVE-2019-18837: what climbs out of the root ends at the root."""
-    assert mount_behind_a_link(core, bundle, target).lines == ["mounted"]
+    assert mount_behind_a_link(engine, bundle, target).lines == ["mounted"]
     assert (bundle.rootfs / "tmp/made").is_dir()
 
 
@@ -52,7 +52,7 @@ def test_without_the_defence_the_place_is_made_on_the_host(gullible: Core, bundl
     assert (outside / "made").is_dir()
 
 
-def cover_a_file(engine: Core, bundle: Bundle, target: str) -> Result:
+def cover_a_file(engine: Engine, bundle: Bundle, target: str) -> Result:
     (bundle.directory / "krun.json").write_text("{}\n")
     bundle.link(".krun_config.json", target)
     bundle.mount(bundle.directory / "krun.json", "/.krun_config.json")
@@ -60,15 +60,15 @@ def cover_a_file(engine: Core, bundle: Bundle, target: str) -> Result:
     return engine.run(bundle)
 
 
-def test_a_file_is_not_made_through_a_link(core: Core, bundle: Bundle, outside: Path) -> None:
+def test_a_file_is_not_made_through_a_link(engine: Engine, bundle: Bundle, outside: Path) -> None:
     """CVE-2025-24965: crun's krun handler wrote its configuration through a link of the image's."""
-    assert cover_a_file(core, bundle, f"{outside}/new").lines == ["{}"]
+    assert cover_a_file(engine, bundle, f"{outside}/new").lines == ["{}"]
     assert os.listdir(outside) == ["secret"]
 
 
-def test_an_existing_file_behind_a_link_is_left_alone(core: Core, bundle: Bundle, outside: Path) -> None:
+def test_an_existing_file_behind_a_link_is_left_alone(engine: Engine, bundle: Bundle, outside: Path) -> None:
     """CVE-2025-24965: neither written to nor covered."""
-    assert cover_a_file(core, bundle, f"{outside}/secret").lines == ["{}"]
+    assert cover_a_file(engine, bundle, f"{outside}/secret").lines == ["{}"]
     assert (outside / "secret").read_text() == "the host's\n"
 
 
@@ -85,7 +85,7 @@ def test_without_the_defence_the_file_is_made_on_the_host(gullible: Core, bundle
 @pytest.mark.parametrize("fresh", [True, False], ids=["tmpfs on /dev", "the image's /dev"])
 @pytest.mark.parametrize("kind", ["absolute", "relative", "inside"])
 def test_dev_that_is_a_link_makes_no_device_outside(
-    core: Core, bundle: Bundle, outside: Path, kind: str, fresh: bool
+    engine: Engine, bundle: Bundle, outside: Path, kind: str, fresh: bool
 ) -> None:
     """CVE-2026-41579 (crun: CVE-2026-47766): devices and links were made where the image's /dev led, before the pivot."""
     target = {"absolute": str(outside), "relative": os.path.relpath(outside, bundle.rootfs), "inside": "/tmp"}[kind]
@@ -94,7 +94,7 @@ def test_dev_that_is_a_link_makes_no_device_outside(
         bundle.without("/dev")
     bundle.script("ls -l /dev/null /tmp/null")
     with watched("/", "/dev", outside) as changes:
-        result = core.run(bundle)
+        result = engine.run(bundle)
         assert not changes(), (changes(), result)
     assert not Path("/tmp/null").exists()
     if kind == "inside" and fresh:
@@ -107,24 +107,24 @@ def stat_of(path: str) -> tuple[int, int]:
     return os.major(number), os.minor(number)
 
 
-def test_dev_below_a_link_makes_no_directory_outside(core: Core, bundle: Bundle, outside: Path) -> None:
+def test_dev_below_a_link_makes_no_directory_outside(engine: Engine, bundle: Bundle, outside: Path) -> None:
     """CVE-2026-41579: devices in directories of their own, on a /dev that is the image's."""
     bundle.without("/dev")
     bundle.link("dev/net", str(outside))
     device = type(bundle.spec.linux.devices[0])(path="/dev/net/tun", type="c", major=10, minor=200)
     bundle.spec.linux.devices.append(device)
     with watched(outside, "/dev") as changes:
-        core.run(bundle)
+        engine.run(bundle)
         assert not changes()
 
 
 @pytest.mark.parametrize("cwd", ["/work/dir", "/work"])
-def test_a_working_directory_is_not_made_through_a_link(core: Core, bundle: Bundle, outside: Path, cwd: str) -> None:
+def test_a_working_directory_is_not_made_through_a_link(engine: Engine, bundle: Bundle, outside: Path, cwd: str) -> None:
     """CVE-2024-45310, CVE-2026-55686: the missing working directory was made wherever a link led."""
     bundle.link("work", f"{outside}/new" if cwd == "/work" else str(outside))
     bundle.process.cwd = cwd
     bundle.script("/bin/busybox pwd -P")
-    assert core.run(bundle).lines == [f"{outside}{'/new' if cwd == '/work' else '/dir'}"]  # below the container's root
+    assert engine.run(bundle).lines == [f"{outside}{'/new' if cwd == '/work' else '/dir'}"]  # below the container's root
     assert os.listdir(outside) == ["secret"]
 
 
@@ -137,18 +137,18 @@ def test_without_the_defence_the_working_directory_is_made_on_the_host(gullible:
 
 
 @pytest.mark.parametrize("path", ["/tmp/../../../x", "/../x", "/tmp/./x/..", "x", "../x"])
-def test_a_place_with_dots_is_inside(core: Core, bundle: Bundle, outside: Path, path: str) -> None:
+def test_a_place_with_dots_is_inside(engine: Engine, bundle: Bundle, outside: Path, path: str) -> None:
     """CVE-2019-18837: what climbs ends at the root, and what is made is what is mounted on."""
     bundle.mount(outside, path)
     bundle.script("cat /x/secret /tmp/secret 2>/dev/null")
-    result = core.run(bundle)
+    result = engine.run(bundle)
     assert result.lines == ["the host's"] or "not an absolute path" in result.refusal
     assert not Path("/x").exists()
 
 
 @pytest.mark.parametrize("path", ["/", "//", "/.", "/tmp/..", "/..", "/root-link"])
-def test_nothing_is_mounted_over_the_root(core: Core, bundle: Bundle, outside: Path, path: str) -> None:
+def test_nothing_is_mounted_over_the_root(engine: Engine, bundle: Bundle, outside: Path, path: str) -> None:
     """CVE-2019-18837: what the runtime stands on is not what is mounted over."""
     bundle.link("root-link", "/")
     bundle.mount(outside, path)
-    assert "mounts[6].destination" in core.run(bundle).refusal
+    assert "mounts[6].destination" in engine.run(bundle).refusal

@@ -12,7 +12,7 @@ from runtime.container.user import parse_group, parse_passwd
 from runtime.errors import InvalidSpec
 from runtime.spec import load, schema
 from tests.safety.bundle import Bundle
-from tests.safety.engine import Core, Result
+from tests.safety.engine import Core, Engine, Result
 from tests.support.requires import requires
 
 pytestmark = requires("root", "cgroup2", "busybox")
@@ -35,7 +35,7 @@ def evil_busybox(bundle: Bundle) -> Path:
     return file
 
 
-def run_with_file_capabilities(core: Core, bundle: Bundle, inheritable: list[str]) -> dict[str, int]:
+def run_with_file_capabilities(engine: Engine, bundle: Bundle, inheritable: list[str]) -> dict[str, int]:
     """The sets of a user's process that executed a file with inheritable capabilities."""
     file = evil_busybox(bundle)
     give_capabilities(file, inheritable=1 << CAP_NET_RAW)
@@ -43,20 +43,20 @@ def run_with_file_capabilities(core: Core, bundle: Bundle, inheritable: list[str
     assert bundle.process.capabilities is not None
     bundle.process.capabilities.inheritable = inheritable
     bundle.process.args = ["/evil/busybox", "grep", "Cap", "/proc/self/status"]
-    return {line.split(":")[0]: int(line.split()[1], 16) for line in core.run(bundle).lines}
+    return {line.split(":")[0]: int(line.split()[1], 16) for line in engine.run(bundle).lines}
 
 
-def test_a_file_gives_no_capability_back(core: Core, bundle: Bundle) -> None:
+def test_a_file_gives_no_capability_back(engine: Engine, bundle: Bundle) -> None:
     """CVE-2022-29162, CVE-2022-27650, CVE-2022-27649, CVE-2022-27651, CVE-2022-27652, CVE-2022-24769: an inheritable set
     that is not empty lets a file's inheritable capabilities give a user what was taken.
     """
-    sets = run_with_file_capabilities(core, bundle, [])
+    sets = run_with_file_capabilities(engine, bundle, [])
     assert sets["CapInh"] == sets["CapPrm"] == sets["CapEff"] == sets["CapAmb"] == 0
 
 
-def test_an_inheritable_set_would_give_it_back(core: Core, bundle: Bundle) -> None:
+def test_an_inheritable_set_would_give_it_back(engine: Engine, bundle: Bundle) -> None:
     """CVE-2022-29162: the attack works on a set that is not empty; who writes it into config.json gets it."""
-    sets = run_with_file_capabilities(core, bundle, ["CAP_NET_RAW"])
+    sets = run_with_file_capabilities(engine, bundle, ["CAP_NET_RAW"])
     assert sets["CapEff"] == 1 << CAP_NET_RAW
 
 
@@ -80,13 +80,13 @@ def test_defaults_have_no_inheritable_set() -> None:
     assert process.capabilities.inheritable == process.capabilities.ambient == []
 
 
-def test_what_is_not_in_the_bounding_set_stays_away(core: Core, bundle: Bundle) -> None:
+def test_what_is_not_in_the_bounding_set_stays_away(engine: Engine, bundle: Bundle) -> None:
     """CVE-2022-27650: a file with permitted capabilities beyond the bounding set gives none of them."""
     file = evil_busybox(bundle)
     give_capabilities(file, permitted=1 << 21)  # CAP_SYS_ADMIN
     bundle.process.user = schema.User(uid=1000, gid=1000)
     bundle.process.args = ["/evil/busybox", "grep", "Cap", "/proc/self/status"]
-    result = core.run(bundle)
+    result = engine.run(bundle)
     assert result.refusal  # the kernel refuses an effective capability that it cannot give
     assert "operation not permitted" in result.refusal
 
@@ -108,11 +108,11 @@ def test_a_number_that_is_no_id_is_refused(field: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("uid", [1, 1000, (1 << 31) - 1, 1 << 31, (1 << 32) - 2])
-def test_the_largest_ids_arrive_whole(core: Core, bundle: Bundle, uid: int) -> None:
+def test_the_largest_ids_arrive_whole(engine: Engine, bundle: Bundle, uid: int) -> None:
     """CVE-2024-40635: what is an id to the kernel is not another one in between."""
     bundle.process.user = schema.User(uid=uid, gid=uid, additional_gids=[uid])
     bundle.process.args = ["grep", "-E", "^(Uid|Gid|Groups)", "/proc/self/status"]
-    words = core.run(bundle).output.split()
+    words = engine.run(bundle).output.split()
     assert [word for word in words if word.isdigit()] == [str(uid)] * 9
 
 
@@ -123,37 +123,37 @@ def test_a_number_of_an_image_is_no_id_by_being_cut_off() -> None:
     assert [entry.name for entry in parse_group(b"a:x:4294967296:\nb:x:+0:\nc:x:7:\n")] == ["c"]
 
 
-def writable_files(core: Core, bundle: Bundle) -> Result:
+def writable_files(engine: Engine, bundle: Bundle) -> Result:
     bundle.script(
         "for f in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname /proc/kcore /sys/power/state"
         " /sys/kernel/uevent_helper /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/new; do"
         " ([ -e $f ] || mkdir $f) 2>/dev/null; (echo 0 >> $f) 2>/dev/null && echo $f; done;"
         " mount -o remount,rw /sys/fs/cgroup 2>/dev/null && echo remounted"
     )
-    return core.run(bundle)
+    return engine.run(bundle)
 
 
-def test_no_file_of_the_kernels_is_writable(core: Core, bundle: Bundle) -> None:
+def test_no_file_of_the_kernels_is_writable(engine: Engine, bundle: Bundle) -> None:
     """CVE-2023-25809: /sys/fs/cgroup was writable; and what else changes the node."""
-    assert set(writable_files(core, bundle).lines) <= {"/proc/kcore"}  # which is the null device
+    assert set(writable_files(engine, bundle).lines) <= {"/proc/kcore"}  # which is the null device
 
 
-def test_without_the_read_only_paths_they_are(core: Core, bundle: Bundle) -> None:
+def test_without_the_read_only_paths_they_are(engine: Engine, bundle: Bundle) -> None:
     """CVE-2023-25809: the look would find them."""
     bundle.spec.linux.readonly_paths = []
     for mount in bundle.spec.mounts:
         mount.options = [option for option in mount.options if option != "ro"]
-    assert "/sys/fs/cgroup/cgroup.procs" in writable_files(core, bundle).lines
+    assert "/sys/fs/cgroup/cgroup.procs" in writable_files(engine, bundle).lines
 
 
-def test_the_cgroup_of_a_container_without_a_cgroup_namespace_is_not_writable(core: Core, bundle: Bundle) -> None:
+def test_the_cgroup_of_a_container_without_a_cgroup_namespace_is_not_writable(engine: Engine, bundle: Bundle) -> None:
     """CVE-2023-25809: without a cgroup namespace what is mounted is everybody's tree, or the container's own part of it."""
     bundle.spec.linux.namespaces = [each for each in bundle.spec.linux.namespaces if each.type != "cgroup"]
-    result = writable_files(core, bundle)
+    result = writable_files(engine, bundle)
     assert set(result.lines) <= {"/proc/kcore"}, result
 
 
-def test_an_id_above_is_refused_for_the_whole_range(core: Core, bundle: Bundle) -> None:
+def test_an_id_above_is_refused_for_the_whole_range(engine: Engine, bundle: Bundle) -> None:
     """CVE-2024-40635: also of a spec that was made, not read."""
     bundle.process.user = schema.User(uid=1 << 32)
-    assert "process.user.uid" in core.run(bundle).refusal
+    assert "process.user.uid" in engine.run(bundle).refusal

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kernel import mount
+from kernel import mount, process
 from kernel.program import Flags, Slot, Step
 from tests.safety.bundle import Bundle
-from tests.safety.engine import Core, Result
+from tests.safety.engine import Core, Engine, Result
 from tests.support import child
 from tests.support.requires import requires
 
@@ -47,11 +47,11 @@ def written(fake: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["proc", "sys"])
 @pytest.mark.parametrize("target", ["/tmp/fake", "tmp/fake", "/dev"])
-def test_proc_or_sys_that_is_a_link_is_refused(core: Core, bundle: Bundle, name: str, target: str) -> None:
+def test_proc_or_sys_that_is_a_link_is_refused(engine: Engine, bundle: Bundle, name: str, target: str) -> None:
     """CVE-2023-27561, CVE-2023-28642, CVE-2019-19921: what is masked and read-only would be so where the link leads."""
     (bundle.rootfs / "tmp/fake").mkdir()
     bundle.link(name, target)
-    result = core.run(bundle)
+    result = engine.run(bundle)
     assert f"mount /{name}: filesystem" in result.refusal
     assert "must be mounted on ordinary directory" in result.refusal
 
@@ -65,18 +65,18 @@ def test_without_the_defence_a_linked_proc_is_taken(gullible: Core, bundle: Bund
 
 
 @pytest.mark.parametrize("destination", ["/proc", "//proc/", "/proc/.", "/proc/self", "/proc/sys", "/link", "/link/sys"])
-def test_a_volume_over_proc_is_refused(core: Core, bundle: Bundle, fake: Path, destination: str) -> None:
+def test_a_volume_over_proc_is_refused(engine: Engine, bundle: Bundle, fake: Path, destination: str) -> None:
     """CVE-2019-16884, CVE-2019-19921: labels were written to a volume's files, and masks put over them."""
     bundle.link("link", "/proc")
     settings(bundle)
     bundle.mount(fake, destination)
-    result = core.run(bundle)
+    result = engine.run(bundle)
     assert "/proc" in result.refusal
     assert written(fake) == {}
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
-def test_a_volume_in_place_of_proc_gets_nothing_written(core: Core, bundle: Bundle, fake: Path, kind: str) -> None:
+def test_a_volume_in_place_of_proc_gets_nothing_written(engine: Engine, bundle: Bundle, fake: Path, kind: str) -> None:
     """CVE-2019-16884: with no procfs in the spec at all, what the image or a volume has there is not taken for one."""
     bundle.without("/proc")
     bundle.remove("proc")
@@ -88,7 +88,7 @@ def test_a_volume_in_place_of_proc_gets_nothing_written(core: Core, bundle: Bund
     settings(bundle)
     bundle.spec.linux.masked_paths, bundle.spec.linux.readonly_paths = ["/proc/self"], ["/proc/sys"]
     bundle.script("sleep 100")
-    with core.create(bundle) as container:
+    with engine.create(bundle) as container:
         assert Path(f"/proc/{container.pid}/oom_score_adj").read_text() == f"{SCORE}\n"
     assert written(fake) == {}
 
@@ -118,21 +118,22 @@ def test_what_is_written_goes_by_the_handle_alone(core: Core, bundle: Bundle) ->
             assert "RESOLVE_BENEATH|RESOLVE_NO_MAGICLINKS|RESOLVE_NO_XDEV" in str(step)
 
 
-def with_the_nodes_proc_covered(engine: Core, bundle: Bundle, fake: Path) -> tuple[Result, dict[str, str]]:
+def with_the_nodes_proc_covered(engine: Engine, bundle: Bundle, fake: Path) -> tuple[Result, dict[str, str]]:
     """What comes of *bundle*, and what ends in *fake*, where a part of that is mounted over the node's own /proc/sys."""
     settings(bundle)
     bundle.script("cat /proc/sys/net/ipv4/ip_forward")
 
     def attack() -> tuple[Result, dict[str, str]]:
+        process.adopt_orphans()
         mount.bind(fake / "sys", "/proc/sys")
         return engine.run(bundle), written(fake)
 
     return child.run(attack, namespaces=["mount"])
 
 
-def test_the_nodes_own_proc_that_somebody_mounted_over_is_not_written_to(core: Core, bundle: Bundle, fake: Path) -> None:
+def test_the_nodes_own_proc_that_somebody_mounted_over_is_not_written_to(engine: Engine, bundle: Bundle, fake: Path) -> None:
     """CVE-2025-52881: writes go through a procfs of the runtime's own, in no mount table, on which nothing can be mounted."""
-    result, redirected = with_the_nodes_proc_covered(core, bundle, fake)
+    result, redirected = with_the_nodes_proc_covered(engine, bundle, fake)
     assert redirected == {}
     assert result.lines == ["1"], result
 
@@ -164,18 +165,18 @@ def test_without_the_defence_the_redirected_write_arrives(core: Core, bundle: Bu
         "net",
     ],
 )
-def test_a_setting_of_the_nodes_is_refused(core: Core, bundle: Bundle, key: str) -> None:
+def test_a_setting_of_the_nodes_is_refused(engine: Engine, bundle: Bundle, key: str) -> None:
     """CVE-2022-0811: a setting with a separator in it changed the node's core_pattern."""
     before = Path("/proc/sys/kernel/core_pattern").read_text()
     bundle.spec.linux.sysctl = {key: "|/bin/evil"}
-    assert core.run(bundle).refusal
+    assert engine.run(bundle).refusal
     assert Path("/proc/sys/kernel/core_pattern").read_text() == before
 
 
-def test_the_handle_does_not_get_into_the_container(core: Core, bundle: Bundle) -> None:
+def test_the_handle_does_not_get_into_the_container(engine: Engine, bundle: Bundle) -> None:
     """CVE-2025-52881: a procfs without masks must not be left open in what runs the container's program."""
     settings(bundle)
     bundle.script("ls -l /proc/self/fd /proc/1/fd; exec sleep 100")
-    with core.create(bundle) as container:
+    with engine.create(bundle) as container:
         opened = {os.readlink(f"/proc/{container.pid}/fd/{name}") for name in os.listdir(f"/proc/{container.pid}/fd")}
         assert not [name for name in opened if "sys" in name or "proc" in name or "score" in name]

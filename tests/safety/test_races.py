@@ -16,14 +16,14 @@ from kernel import mount
 from kernel.fd import Fd
 from runtime.container import ground
 from tests.safety.bundle import Bundle
-from tests.safety.engine import Core, Result
+from tests.safety.engine import Core, Engine, Result
 from tests.safety.racing import SECONDS, attempts, swapping
 from tests.support.requires import requires
 
 pytestmark = requires("root", "cgroup2", "busybox")
 
 
-def won(engine: Core, bundle: Bundle, is_won: Callable[[Result], bool], *swapped: Path) -> tuple[int, int, int]:
+def won(engine: Engine, bundle: Bundle, is_won: Callable[[Result], bool], *swapped: Path) -> tuple[int, int, int]:
     """How often the attack was won, how often the container ran, how often it was tried."""
     victories = ran = tries = 0
     with swapping(*swapped) as swaps:
@@ -36,7 +36,7 @@ def won(engine: Core, bundle: Bundle, is_won: Callable[[Result], bool], *swapped
     return victories, ran, tries
 
 
-def is_won_once(engine: Core, bundle: Bundle, is_won: Callable[[Result], bool], *swapped: Path) -> bool:
+def is_won_once(engine: Engine, bundle: Bundle, is_won: Callable[[Result], bool], *swapped: Path) -> bool:
     """Whether the attack is ever won, in more time than it is given above."""
     with swapping(*swapped):
         return any(is_won(engine.run(bundle)) for _ in attempts(10 * SECONDS))
@@ -60,9 +60,9 @@ def is_outside(result: Result) -> bool:
     return not result.refusal and not {"/vol/data", "/vol/link"} & mounted and not any("/outside" in place for place in mounted)
 
 
-def test_a_mount_target_that_is_swapped_for_a_link_stays_inside(core: Core, bundle: Bundle, outside: Path) -> None:
+def test_a_mount_target_that_is_swapped_for_a_link_stays_inside(engine: Engine, bundle: Bundle, outside: Path) -> None:
     """CVE-2021-30465: the target was a directory when it was checked and a link to the host when it was mounted on."""
-    victories, _, tries = won(core, bundle, is_outside, *volume_with_a_link(bundle, outside))
+    victories, _, tries = won(engine, bundle, is_outside, *volume_with_a_link(bundle, outside))
     assert (victories, os.listdir(outside)) == (0, ["secret"]), tries
 
 
@@ -71,10 +71,10 @@ def test_without_the_defence_the_race_for_a_mount_target_is_won(gullible: Core, 
     assert is_won_once(gullible, bundle, is_outside, *volume_with_a_link(bundle, outside))
 
 
-def test_a_parent_that_is_swapped_for_a_link_makes_nothing_outside(core: Core, bundle: Bundle, outside: Path) -> None:
+def test_a_parent_that_is_swapped_for_a_link_makes_nothing_outside(engine: Engine, bundle: Bundle, outside: Path) -> None:
     """CVE-2024-45310: directories and files were made on the host while the missing parents of a mount were made."""
     swapped, made = parent_with_a_link(bundle, outside)
-    victories, ran, tries = won(core, bundle, lambda _: os.listdir(outside) != ["secret"], *swapped)
+    victories, ran, tries = won(engine, bundle, lambda _: os.listdir(outside) != ["secret"], *swapped)
     assert victories == 0
     assert 0 < ran < tries, "neither of the two was ever met"
     assert not made.exists()
@@ -95,7 +95,7 @@ def parent_with_a_link(bundle: Bundle, outside: Path) -> tuple[tuple[Path, Path]
     return (bundle.rootfs / "parent", bundle.rootfs / "link"), outside / "0"
 
 
-def test_a_source_that_is_swapped_for_a_link_is_one_or_the_other(core: Core, bundle: Bundle, outside: Path) -> None:
+def test_a_source_that_is_swapped_for_a_link_is_one_or_the_other(engine: Engine, bundle: Bundle, outside: Path) -> None:
     """CVE-2021-30465: a source is opened once; it is what it was then, its kind and its place are told of the same file."""
     source = bundle.directory / "source"
     source.mkdir()
@@ -104,14 +104,14 @@ def test_a_source_that_is_swapped_for_a_link_is_one_or_the_other(core: Core, bun
     file.write_text("a file\n")
     bundle.mount(source, "/data")
     bundle.script("ls -d /data/mine || cat /data")
-    victories, ran, tries = won(core, bundle, lambda result: bool(result.code), source, file)
+    victories, ran, tries = won(engine, bundle, lambda result: bool(result.code), source, file)
     assert victories == 0
     assert ran, tries
 
 
-def test_a_null_device_that_is_swapped_hides_nothing_else(core: Core, bundle: Bundle, outside: Path) -> None:
+def test_a_null_device_that_is_swapped_hides_nothing_else(engine: Engine, bundle: Bundle, outside: Path) -> None:
     """CVE-2025-31133: the image's /dev/null was a link to a file of the host, which a mask then bound, writable."""
-    victories, ran, tries = won(core, bundle, lambda _: is_overwritten(outside), *masked_with_the_images_null(bundle, outside))
+    victories, ran, tries = won(engine, bundle, lambda _: is_overwritten(outside), *masked_with_the_images_null(bundle, outside))
     assert victories == 0
     assert ran == tries
 
