@@ -77,6 +77,15 @@ class Container:
         """Let go of the lock."""
         self._lock.close()
 
+    def unlock(self) -> None:
+        """Let others change it, while this process only waits for its end."""
+        fcntl.flock(self._lock.fileno(), fcntl.LOCK_UN)
+
+    def lock_again(self) -> bool:
+        """Lock it, as at first; whether it is still there."""
+        fcntl.flock(self._lock.fileno(), fcntl.LOCK_EX)
+        return os.fstat(self._lock.fileno()).st_nlink > 0
+
     @property
     def id(self) -> str:
         return self.record.id
@@ -204,7 +213,12 @@ def make_container(root: Path, record: Record) -> Container:
         raise WrongState(f"container with given ID already exists: {record.id}") from None
     lock = _locked(path)
     container = Container(path, lock, record)
-    container.save()
+    try:
+        container.save()
+    except BaseException:  # the disk is full, say: the name must not be taken for good
+        container.remove()
+        container.close()
+        raise
     return container
 
 
