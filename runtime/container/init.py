@@ -55,7 +55,7 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     scheduling.schedule(steps, user)
     namespaces.enter(steps, spec, facts)
     sysctls.set_sysctls(steps, spec, facts.procfs, sysctls.OF_THE_NODES_ROOT)
-    rootfs.enter(steps, facts)
+    rootfs.enter(steps, spec, facts)
     if has_users:
         process.become_root(steps)  # after what only the owner of the host's files may do, before it makes files itself
     sysctls.set_sysctls(steps, spec, facts.procfs, sysctls.OF_ITS_ROOT)

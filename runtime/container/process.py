@@ -143,7 +143,7 @@ def _change_user(steps: Program, user: schema.User, *, has_users: bool) -> None:
                 "fchown",
                 stream,
                 user.uid,
-                user.gid,
+                -1,
                 tolerate=(errno.EPERM, errno.EINVAL, errno.EROFS),
                 why="so that /dev/stdout can be opened again by the user",
             )

@@ -20,7 +20,7 @@ from runtime.spec import schema
 _PROPAGATIONS = ("private", "slave", "shared", "unbindable")
 
 
-def enter(steps: Program, facts: Facts) -> None:
+def enter(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     """Attach the root in the new mount namespace, apart from everybody else's mounts; without one it is in none."""
     if not facts.has_mounts:
         return
@@ -38,7 +38,7 @@ def enter(steps: Program, facts: Facts) -> None:
         why="from here on no mount of ours reaches another namespace, nor theirs ours",
     )
     if facts.in_order:
-        rootfs_mounts.stage(steps, facts)
+        rootfs_mounts.stage(steps, spec, facts)
     steps.call(
         "move_mount",
         facts.root,
@@ -77,7 +77,7 @@ def mount_all(steps: Program, spec: schema.Spec, facts: Facts) -> None:
             continue
         if index in opened:
             source, is_directory = opened[index].descriptor, opened[index].is_directory
-            if facts.in_order:
+            if rootfs_mounts.is_copied(mount, facts):
                 source = rootfs_mounts.take_from_stage(steps, mount, opened[index].descriptor)
         elif index in late:
             source, is_directory = rootfs_mounts.bind_from_inside(steps, mount, late[index], facts), late[index].is_directory

@@ -111,7 +111,12 @@ def remount(steps: Program, mount: schema.Mount, facts: Facts) -> None:
     propagate(steps, target, options, mount.destination)
 
 
-def stage(steps: Program, facts: Facts) -> None:
+def is_copied(mount: schema.Mount, facts: Facts) -> bool:
+    """Whether what was opened for it is copied at its turn: a devpts is not, whose terminal is open on that very mount."""
+    return facts.in_order and mount.type != "devpts"
+
+
+def stage(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     """Put what was opened beforehand where each can be copied from at its turn: on a file system below the root's place.
 
     A mount's number tells when it was made, and since Linux 6.8 /proc/self/mountinfo is in the order of these; so only
@@ -124,6 +129,8 @@ def stage(steps: Program, facts: Facts) -> None:
     attach = Flags(("MOVE_MOUNT_F_EMPTY_PATH",))
     steps.call("move_mount", place, "", HERE, facts.attach_point, attach, why="where the root is going to cover it")
     for index, opened in facts.opened:  # each beside the others: a copy is made with what is mounted below
+        if not is_copied(spec.mounts[index], facts):
+            continue
         if opened.is_directory:
             steps.call("mkdirat", place, str(index), 0o700, why="for a directory")
         else:

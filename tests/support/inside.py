@@ -90,6 +90,18 @@ class Node:
         finally:
             prepared.close()
 
+    def run_in_terminal(self, wanted: schema.Spec, **more: object) -> str:
+        """What the container of *wanted* says on its terminal."""
+        prepared = self.prepare(wanted, **more)
+        try:
+            assert prepared.terminal is not None
+            program = init.program("test", wanted, prepared.facts, waits=False)
+            streams = dict.fromkeys((Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR), prepared.terminal.slave)
+            execute(program, {**prepared.descriptors, **streams})
+            return os.read(prepared.terminal.master.fileno(), 1 << 16).decode()
+        finally:
+            prepared.close()
+
 
 def execute(program: Program, files: Mapping[int, Fd]) -> str:
     """What the new process of *program*, which has no reaper, says; raises as ``Node.run``."""

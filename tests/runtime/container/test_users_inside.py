@@ -208,12 +208,23 @@ def test_a_read_only_root_and_masks_in_a_user_namespace(node: inside.Node) -> No
     assert "secret" not in said
 
 
-def test_the_terminal_belongs_to_the_containers_root(node: inside.Node) -> None:
-    wanted = inside.with_users(inside.spec("stat -c %u:%g:%a /dev/console /dev/pts/0; tty", terminal=True))
-    prepared = node.prepare(wanted)
-    try:
-        assert prepared.terminal is not None
-        status = os.fstat(prepared.terminal.slave.fileno())
-        assert (status.st_uid, status.st_gid) == (inside.MAPPED, inside.MAPPED + 5)
-    finally:
-        prepared.close()
+@pytest.mark.parametrize("with_users", [False, True])
+@pytest.mark.parametrize("user", [0, 1000])
+def test_a_terminal_belongs_to_the_user_and_to_the_group_of_terminals(node: inside.Node, with_users: bool, user: int) -> None:
+    look = "stat -c '%n %u:%g' /dev/console /dev/pts/0; readlink /proc/self/fd/0; readlink /proc/self/fd/1"
+    script = f"{look}; tty; echo x > /dev/tty"
+    wanted = inside.spec(script, terminal=True)
+    assert wanted.process is not None
+    wanted.process.user = schema.User(uid=user, gid=user)
+    wanted.mounts.insert(1, schema.Mount(destination="/first", source=str(volume(node)), options=["bind"]))
+    wanted.mounts.append(schema.Mount(destination="/last", source=str(volume(node)), options=["bind"]))
+    lines = node.run_in_terminal(inside.with_users(wanted) if with_users else wanted, in_order=True).split()
+    owner = f"{user}:5"
+    assert lines == ["/dev/console", owner, "/dev/pts/0", owner, *["/dev/pts/0"] * 3, "x"]
+
+
+def test_a_terminal_takes_a_devpts(node: inside.Node) -> None:
+    wanted = inside.spec("true", terminal=True)
+    wanted.mounts = [mount for mount in wanted.mounts if mount.type != "devpts"]
+    with pytest.raises(InvalidSpec, match="needs a devpts"):
+        node.run_in_terminal(wanted)
