@@ -44,8 +44,8 @@ _HEAD = """\
 # of the image so that it cannot lead out of it; here the image is trusted: run nobody's image with this.
 set -eu
 root={root}
-for tool in unshare nsenter setsid mount pivot_root prlimit setpriv mknod ip findmnt; do
-    command -v "$tool" >/dev/null || {{ echo "$tool is missing: install util-linux, iproute2, coreutils" >&2; exit 1; }}
+for tool in unshare nsenter setsid mount pivot_root prlimit setpriv mknod ip findmnt hostname; do
+    command -v "$tool" >/dev/null || {{ echo "$tool is missing: install util-linux, iproute2, coreutils, hostname" >&2; exit 1; }}
 done
 """
 
@@ -100,16 +100,20 @@ def _cgroup(spec: schema.Spec) -> list[str]:
 
 def _enter(spec: schema.Spec) -> list[str]:
     """The outer half: namespaces that are joined, those that are new, and the shell inside."""
-    made = [namespace for namespace in spec.linux.namespaces if not namespace.path]
-    joined = [namespace for namespace in spec.linux.namespaces if namespace.path]
-    enter = "".join(f"{_OPTIONS[each.type]}={shlex.quote(each.path)} " for each in joined)
-    new = " ".join(_OPTIONS[each.type] for each in made)
+    kinds = {namespace.type: namespace for namespace in spec.linux.namespaces}
+    user = kinds.pop("user", None)
+    joined = {_OPTIONS[kind]: shlex.quote(each.path) for kind, each in kinds.items() if each.path}
+    if user is not None:
+        joined = {"--user": shlex.quote(user.path) if user.path else "/proc/$holder/ns/user", **joined}
+    enter = " ".join(["nsenter", *(f"{option}={path}" for option, path in joined.items()), ""]) if joined else ""
+    new = " ".join(_OPTIONS[kind] for kind, each in kinds.items() if not each.path)
     return [
+        *(_users(spec) if user is not None and not user.path else []),
         "# Into the cgroup first, because a cgroup namespace is rooted where its maker is; then the namespaces that exist",
         "# already, by their files; then the new ones.  --fork: a new pid namespace is for children.  setsid: no signal of",
         "# this terminal's may reach the container.",
-        f'begin="echo \\$\\$ > \\"\\$1/cgroup.procs\\"; shift; exec {f"nsenter {enter}" if enter else ""}'
-        f'unshare {new}{_maps(spec)} --fork --kill-child -- setsid sh -c \\"\\$@\\""',
+        f'begin="echo \\$\\$ > \\"\\$1/cgroup.procs\\"; shift; exec {enter}'
+        f'unshare {new} --fork --kill-child -- setsid sh -c \\"\\$@\\""',
         "status=0",
         'sh -c "$begin" sh "$cgroup" "$inside" sh "$root" || status=$?',
         'rmdir "$cgroup"',
@@ -117,14 +121,23 @@ def _enter(spec: schema.Spec) -> list[str]:
     ]
 
 
-def _maps(spec: schema.Spec) -> str:
-    """unshare's spelling of the first range of each map."""
-    parts = [
-        f" {option}={ranges[0].host_id},{ranges[0].container_id},{ranges[0].size}"
-        for option, ranges in (("--map-users", spec.linux.uid_mappings), ("--map-groups", spec.linux.gid_mappings))
-        if ranges
+def _users(spec: schema.Spec) -> list[str]:
+    maps = [
+        "printf '%s\\n' "
+        + " ".join(shlex.quote(f"{each.container_id} {each.host_id} {each.size}") for each in ranges)
+        + f" > /proc/$holder/{file}"
+        for file, ranges in (("uid_map", spec.linux.uid_mappings), ("gid_map", spec.linux.gid_mappings))
     ]
-    return "".join(parts)
+    return [
+        "# The user namespace comes first, for it owns all the others.  A process that only sleeps holds it open while its",
+        "# maps are written from outside, whole and once; whoever enters it then is its root.",
+        "unshare --user sleep infinity &",
+        "holder=$!",
+        "trap 'kill $holder' EXIT",
+        'until [ "$(readlink "/proc/$holder/ns/user")" != "$(readlink /proc/self/ns/user)" ]; do sleep 0.01; done',
+        *maps,
+        "",
+    ]
 
 
 def _limits(process: schema.Process) -> list[str]:
@@ -146,9 +159,9 @@ def _settings(spec: schema.Spec) -> list[str]:
     if any(namespace.type == "network" and not namespace.path for namespace in spec.linux.namespaces):
         lines.append("ip link set lo up  # a new network namespace has its loopback down")
     if spec.hostname:
-        lines.append(f"echo {shlex.quote(spec.hostname)} > /proc/sys/kernel/hostname")
+        lines.append(f"hostname {shlex.quote(spec.hostname)}")
     if spec.domainname:
-        lines.append(f"echo {shlex.quote(spec.domainname)} > /proc/sys/kernel/domainname")
+        lines.append(f"domainname {shlex.quote(spec.domainname)}")
     lines += [f"echo {shlex.quote(value)} > /proc/sys/{key.replace('.', '/')}" for key, value in spec.linux.sysctl.items()]
     return ["", "# What belongs to the new namespaces.", *lines] if lines else []
 
@@ -197,13 +210,19 @@ def _devices(spec: schema.Spec) -> list[str]:
     """The nodes on a /dev of the container's own."""
     if not any(mount.destination.rstrip("/") == "/dev" and mount.type == "tmpfs" for mount in spec.mounts):
         return []
+    has_users = any(namespace.type == "user" for namespace in spec.linux.namespaces)
     lines = ["", "# Devices, on a /dev that is the container's own."]
+    if has_users:
+        lines.append("# In a user namespace nobody may make one: those of the node are bound.")
     for device in wanted_devices(spec).values():
         path = f'"$root"{shlex.quote(device.path)}'
         mode = 0o666 if device.file_mode is None else stat.S_IMODE(device.file_mode)
         numbers = "" if device.type == "p" else f" {device.major} {device.minor}"
         if os.path.dirname(device.path) != "/dev":
             lines.append(f'mkdir -p "$(dirname {path})"')
+        if has_users:
+            lines.append(f"touch {path}; mount --bind {shlex.quote(device.path)} {path}")
+            continue
         lines.append(f"mknod -m {mode:o} {path} {_TYPES[device.type]}{numbers}")
         if device.uid or device.gid:
             lines.append(f"chown -h {device.uid}:{device.gid} {path}")

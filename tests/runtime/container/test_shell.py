@@ -122,6 +122,35 @@ def test_by_hand_the_container_sees_what_it_sees_by_us(tmp_path: Path, change: C
     assert by_hand == ours
 
 
+def with_users(made: schema.Spec) -> None:
+    made.linux.namespaces.append(schema.Namespace(type="user"))
+    made.linux.uid_mappings = [
+        schema.IdMapping(container_id=0, host_id=100000, size=1000),
+        schema.IdMapping(container_id=1000, host_id=300000, size=10),
+    ]
+    made.linux.gid_mappings = [schema.IdMapping(container_id=0, host_id=200000, size=65536)]
+
+
+@pytest.mark.requires("root", "cgroup2")
+def test_a_user_namespace_by_hand(tmp_path: Path) -> None:
+    """But for the devices, which the runtime makes on a file system of its own, and the script binds from the node."""
+    wanted = spec(with_users)
+    bundle = write_bundle(tmp_path / "bundle", wanted)
+    for directory in (*tmp_path.parents[:2], tmp_path, bundle):
+        directory.chmod(0o755)
+    for path in (bundle / "rootfs", *(bundle / "rootfs").rglob("*")):
+        os.chown(path, 100000, 200000)
+    ours = comparable(
+        run(sys.executable, "-m", "runtime.oci", "--root", tmp_path / "state", "run", "--bundle", bundle, "compared")
+    )
+    (tmp_path / "start.sh").write_text(script(wanted, bundle))
+    by_hand = comparable(run("sh", tmp_path / "start.sh"))
+    for seen in (ours, by_hand):
+        seen[0] = [line for line in seen[0] if not re.search(r" /(dev|proc|sys)/", line)]
+        del seen[4]  # the listing of /dev
+    assert by_hand == ours
+
+
 def test_what_no_tool_does_is_said() -> None:
     def ask(made: schema.Spec) -> None:
         assert made.process is not None
@@ -142,7 +171,7 @@ def test_words_of_the_document_are_words_of_the_shell() -> None:
 
     text = script(spec(ask), Path("/a 'b"))
     assert "root='/a '\"'\"'b/rootfs'" in text
-    assert "echo '$(reboot)' > /proc/sys/kernel/hostname" in text
+    assert "hostname '$(reboot)'" in text
     done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
