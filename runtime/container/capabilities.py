@@ -17,13 +17,21 @@ _LOW = 0xFFFFFFFF
 
 
 def unavailable(process: schema.Process, last_capability: int, grantable: int = ~0) -> list[str]:
-    """The names in *process*'s sets that will not be given, in order: unknown here, or not ours to give."""
+    """What to warn of: the names in *process*'s sets that will not be given, for they are unknown here or not ours to give.
+
+    And those that cannot be ambient, for they are not permitted or not inheritable; where nothing is inheritable nobody
+    is warned: such lists were in the example that runc wrote for years, and never did anything.
+    """
     sets = process.capabilities or schema.Capabilities()
     named = {*sets.bounding, *sets.effective, *sets.inheritable, *sets.permitted, *sets.ambient}
-    refused = {name for name in named if not _mask([name], last_capability, grantable)}
+    refused = sorted(name for name in named if not _mask([name], last_capability, grantable))
+    warnings = [f"process.capabilities: ignoring unknown or unavailable capabilities: {' '.join(refused)}"] if refused else []
     raisable = _mask(sets.permitted, last_capability, grantable) & _mask(sets.inheritable, last_capability, grantable)
-    refused |= {name for name in sets.ambient if not _mask([name], last_capability, raisable)}
-    return sorted(refused)
+    for name in dict.fromkeys(sets.ambient if sets.inheritable else ()):
+        if name not in refused and not _mask([name], last_capability, raisable):
+            why = "it would have to be permitted and inheritable"
+            warnings.append(f"process.capabilities.ambient: can't raise ambient capability {name}: {why}")
+    return warnings
 
 
 def drop_bounding(steps: Program, capabilities: schema.Capabilities, last_capability: int) -> None:

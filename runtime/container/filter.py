@@ -9,8 +9,7 @@ from runtime.spec import schema
 
 _PREFIX = "SECCOMP_FILTER_FLAG_"
 NEW_LISTENER, TSYNC, KILLABLE = f"{_PREFIX}NEW_LISTENER", f"{_PREFIX}TSYNC", f"{_PREFIX}WAIT_KILLABLE_RECV"
-#: The flags of an OCI profile.
-FLAGS = frozenset({f"{_PREFIX}LOG", f"{_PREFIX}SPEC_ALLOW", TSYNC, KILLABLE})
+SPEC_ALLOW = f"{_PREFIX}SPEC_ALLOW"
 #: The slot, and so the step, that tells the number of the listener.
 LISTENER = "listener"
 
@@ -23,6 +22,11 @@ class SystemCallFilter:
     flags: tuple[str, ...] = ()
 
     @property
+    def flags_value(self) -> int:
+        """The flags as the kernel takes them."""
+        return Flags(self.flags).value()
+
+    @property
     def listens(self) -> bool:
         """Some calls wait for an answer, on a descriptor that the process gets from the kernel for its launcher."""
         return NEW_LISTENER in self.flags
@@ -32,13 +36,13 @@ def flags_of(profile: schema.Seccomp) -> tuple[str, ...]:
     """The flags for seccomp(2) that *profile* needs.
 
     TSYNC is for other threads, of which a program has none, and the kernel refuses it with a listener;
-    WAIT_KILLABLE_RECV is about the listener and refused without.
+    WAIT_KILLABLE_RECV is about the listener and refused without.  A profile that does not speak of flags gets
+    SPEC_ALLOW, as from runc and crun: a filter is not to slow down all that a program does.
     """
     listens = any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls)
-    asked = tuple(dict.fromkeys(profile.flags))
-    if listens:
-        return (*(flag for flag in asked if flag != TSYNC), NEW_LISTENER)
-    return tuple(flag for flag in asked if flag != KILLABLE)
+    asked = (SPEC_ALLOW,) if profile.flags is None else tuple(dict.fromkeys(profile.flags))
+    idle = (TSYNC,) if listens else (TSYNC, KILLABLE)
+    return (*(flag for flag in asked if flag not in idle), *((NEW_LISTENER,) if listens else ()))
 
 
 def of(profile: schema.Seccomp | None, code: bytes | None) -> SystemCallFilter | None:

@@ -218,8 +218,12 @@ def _run(hook: _Hook, steps: Program, files: dict[int, Fd]) -> None:
         if outcome.failed is not None:
             raise hook.failure(_step_failure(steps, report))
         if status != 0:
-            reason = f"killed by signal {-status}" if status < 0 else f"{hook.kind} hook failed with exit code {status}"
+            reason = _signal(-status) if status < 0 else f"{hook.kind} hook failed with exit code {status}"
             raise hook.failure(reason, output)
+
+
+def _signal(number: int) -> str:
+    return f"killed by signal {number}, {(signal.strsignal(number) or 'which has no name').lower()}"
 
 
 def _step_failure(steps: Program, report: Report) -> str:

@@ -64,5 +64,6 @@ def send(listener: Fd, profile: schema.Seccomp, state: schema.State, pid: int) -
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise StartFailed(
-                f"linux.seccomp.listenerPath {profile.listener_path}: {reason}; is the agent that answers system calls running?"
+                f"failed to connect with seccomp agent: {reason}; is it running at {profile.listener_path}, "
+                "which linux.seccomp.listenerPath names?"
             ) from error

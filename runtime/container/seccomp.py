@@ -118,7 +118,10 @@ def assemble(profile: schema.Seccomp, architecture: str, *, refuse_newer: bool =
 
 def _default(profile: schema.Seccomp) -> int:
     if profile.default_action == "SCMP_ACT_NOTIFY":
-        raise InvalidSpec("linux.seccomp.defaultAction: SCMP_ACT_NOTIFY would stop the call that hands the listener over")
+        raise InvalidSpec(
+            "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be used as default action: "
+            "it would stop the call that hands the listener over"
+        )
     return _value(profile.default_action, profile.default_errno_ret, "linux.seccomp.default")
 
 
@@ -168,7 +171,7 @@ def _check_notify(profile: schema.Seccomp, entry: schema.SyscallRule, where: str
     if not profile.listener_path:
         raise InvalidSpec(f"{where}: SCMP_ACT_NOTIFY needs linux.seccomp.listenerPath")
     if "write" in entry.names:
-        raise InvalidSpec(f"{where}: SCMP_ACT_NOTIFY for write would stop the call that hands the listener over")
+        raise InvalidSpec(f"{where}: SCMP_ACT_NOTIFY cannot be used for the write syscall, which hands the listener over")
 
 
 def _condition(argument: schema.SeccompArg, where: str) -> Condition:

@@ -15,10 +15,11 @@ from kernel.fd import Fd, open_path
 from kernel.process import open_pidfd
 from kernel.program import Program
 from kernel.terminal import Terminal
-from runtime.container import ground, init
+from runtime.container import filter, ground, init
 from runtime.container.capabilities import unavailable
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
+from runtime.container.filter import SystemCallFilter
 from runtime.errors import InvalidArgument, InvalidSpec, StartFailed
 from runtime.oci import console, place
 from runtime.oci.around import late_hooks, run_create_hooks
@@ -84,6 +85,7 @@ def create(request: Request, *, detached: bool = True) -> Created:
         write_whole(container.path / FACTS, msgspec.json.encode(prepared.facts))
         warn_of_capabilities(request, process, prepared.facts.grantable)
         code = compile_seccomp(bundle.spec)
+        tell_of_filter(request, filter.of(bundle.spec.linux.seccomp, code))
         program = init.program(f"init of {container.id}", bundle.spec, prepared.facts, code)
         launched = launch(program, _descriptors(prepared, cgroup), ends_in(container.path, program), preserved)
         undo.callback(launched.close)
@@ -161,15 +163,16 @@ def compile_seccomp(spec: schema.Spec) -> bytes | None:
     return compile_filter(spec.linux.seccomp)
 
 
-def warn_of_capabilities(request: Request, process: schema.Process, grantable: int) -> None:
-    """Tell of capabilities that the process will not get, for nobody can give them here.
+def tell_of_filter(request: Request, system_calls: SystemCallFilter | None) -> None:
+    """For who asked with --debug: the flags of the system call filter, as the kernel takes them."""
+    if system_calls is not None:
+        request.log.debug(f"seccomp filter flags: {system_calls.flags_value}")
 
-    Not of those that are ambient and not inheritable: they never did anything, and stand in what "runc spec" writes.
-    """
-    asked = msgspec.structs.replace(process.capabilities or schema.Capabilities(), ambient=[])
-    refused = unavailable(msgspec.structs.replace(process, capabilities=asked), last_capability(), grantable)
-    if refused:
-        request.log.warning(f"process.capabilities: not to be had here, left out: {', '.join(refused)}")
+
+def warn_of_capabilities(request: Request, process: schema.Process, grantable: int) -> None:
+    """Tell of capabilities that the process will not get, for nobody can give them here."""
+    for warning in unavailable(process, last_capability(), grantable):
+        request.log.warning(warning)
 
 
 def take_preserved(request: Request) -> list[Fd]:

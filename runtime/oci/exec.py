@@ -159,6 +159,8 @@ def _add_capabilities(process: schema.Process, names: list[str]) -> None:
         sets.bounding, sets.effective, sets.permitted = (
             [*known, *names] for known in (sets.bounding, sets.effective, sets.permitted)
         )
+        if sets.inheritable:  # what is not inheritable cannot be ambient
+            sets.ambient = [*sets.ambient, *names]
         process.capabilities = sets
 
 

@@ -32,7 +32,7 @@ class Log:
         if self.shows_debug:
             self._write("debug", message)
             if not self._path:
-                sys.stderr.write(f"{message}\n")
+                sys.stderr.write(f'level=debug msg="{message}"\n')
 
     def _write(self, level: str, message: str) -> None:
         if not self._path:

@@ -111,15 +111,14 @@ def _check_device(device: schema.Device, where: str) -> None:
 
 
 def _check_memory_policy(policy: schema.MemoryPolicy, where: str) -> None:
-    check_one_of(policy.mode, MEMORY_MODES, f"{where}.mode")
-    check_all_of(policy.flags, MEMORY_FLAGS, f"{where}.flags")
+    check_one_of(policy.mode, MEMORY_MODES, f"{where}.mode: invalid memory policy mode")
+    check_all_of(policy.flags, MEMORY_FLAGS, f"{where}.flags: invalid memory policy flag")
+    nodes = parse_numbers(policy.nodes, f"{where}.nodes: invalid memory policy nodes") if policy.nodes else []
     with_nodes = MEMORY_MODES[policy.mode]
-    if policy.nodes and with_nodes == "no":
-        raise InvalidSpec(f"{where}.nodes: {policy.mode} goes with none")
-    if not policy.nodes and with_nodes == "yes":
-        raise InvalidSpec(f"{where}.nodes: {policy.mode} needs at least one")
-    if policy.nodes:
-        parse_numbers(policy.nodes, f"{where}.nodes")
+    if nodes and with_nodes == "no":
+        raise InvalidSpec(f"{where}.nodes: {policy.mode} mode requires 0 nodes but got {len(nodes)}")
+    if not nodes and with_nodes == "yes":
+        raise InvalidSpec(f"{where}.nodes: {policy.mode} mode requires at least 1 node but got 0")
     if {"MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"} <= set(policy.flags):
         raise InvalidSpec(f"{where}.flags: MPOL_F_RELATIVE_NODES and MPOL_F_STATIC_NODES exclude each other")
 
@@ -134,7 +133,7 @@ def _check_intel_rdt(group: schema.IntelRdt, where: str) -> None:
 
 
 def _check_seccomp(profile: schema.Seccomp, where: str) -> None:
-    check_all_of(profile.flags, SECCOMP_FLAGS, f"{where}.flags")
+    check_all_of(profile.flags or (), SECCOMP_FLAGS, f"{where}.flags")
     if profile.listener_metadata and not profile.listener_path:
         raise InvalidSpec(f"{where}.listenerMetadata: there is no listenerPath to send it to")
     if profile.listener_path:

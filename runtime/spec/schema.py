@@ -227,7 +227,7 @@ class Seccomp(Model):
     default_action: str
     default_errno_ret: int | None = None
     architectures: list[str] = []
-    flags: list[str] = []
+    flags: list[str] | None = None
     listener_path: str = ""
     listener_metadata: str = ""
     syscalls: list[SyscallRule] = []
@@ -252,7 +252,7 @@ class IntelRdt(Model):
 
 
 class MemoryPolicy(Model):
-    mode: str
+    mode: str = ""
     nodes: str = ""
     flags: list[str] = []
 

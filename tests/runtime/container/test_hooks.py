@@ -183,7 +183,7 @@ def test_a_failure_names_kind_index_path_and_what_was_said_and_ends_the_row(tmp_
     [
         (schema.Hook(path="/nonexistent"), "/nonexistent: cannot execute: no such file or directory"),
         (schema.Hook(path="/etc/passwd"), "/etc/passwd: cannot execute: permission denied"),
-        (hook("kill -TERM $$"), "/bin/busybox: killed by signal 15$"),
+        (hook("kill -TERM $$"), "/bin/busybox: killed by signal 15, terminated$"),
         (hook("exit 111"), "failed with exit code 111$"),
     ],
 )
