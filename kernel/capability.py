@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import prctl
-
 from kernel._linux import ffi, lib
 from kernel.errors import check
 
@@ -101,6 +99,8 @@ def limit_bounding(keep: int) -> None:
 
     What is already gone stays gone and costs no privilege.
     """
+    import prctl  # slow to import, and nobody who only composes programs calls this
+
     for number in range(last_capability() + 1):
         if not keep >> number & 1 and prctl.capbset_read(number):
             prctl.capbset_drop(number)

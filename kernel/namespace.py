@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -125,6 +124,8 @@ def in_new_thread(function: Callable[[], Result]) -> Result:
 
     Inside it the thread may change its namespaces as it likes: nothing else ever runs there.
     """
+    import threading  # slow to import, and many who need namespaces need none of this
+
     outcome: list[Result] = []
     failures: list[BaseException] = []
 

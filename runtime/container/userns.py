@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Sequence
 
 from kernel import user_namespace
@@ -88,6 +87,7 @@ def _is_own_id(kind: MapKind, ranges: list[IdRange]) -> bool:
 
 def _ask_helper(pid: int, kind: MapKind, ranges: list[IdRange], where: str, refused: OSError) -> None:
     """Let the set-user-id helper write the map, if there is one and /etc/sub*id gives this user the ids."""
+    import shutil
     import subprocess  # of no use to whoever may write maps, and slow to import
 
     name = f"new{kind}map"
