@@ -182,8 +182,16 @@ def test_a_whole_document_is_read() -> None:
             {"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]},
             "linux.personality.flags: 'ADDR_NO_RANDOMIZE', and no flag is known",
         ),
-        ("linux.memoryPolicy", {"mode": "MPOL_BIND"}, "linux.memoryPolicy.nodes: MPOL_BIND mode requires at least 1 node but got 0"),
-        ("linux.memoryPolicy", {"mode": "MPOL_LOCAL", "nodes": "0"}, "linux.memoryPolicy.nodes: MPOL_LOCAL mode requires 0 nodes but got 1"),
+        (
+            "linux.memoryPolicy",
+            {"mode": "MPOL_BIND"},
+            "linux.memoryPolicy.nodes: MPOL_BIND mode requires at least 1 node but got 0",
+        ),
+        (
+            "linux.memoryPolicy",
+            {"mode": "MPOL_LOCAL", "nodes": "0"},
+            "linux.memoryPolicy.nodes: MPOL_LOCAL mode requires 0 nodes but got 1",
+        ),
         (
             "linux.memoryPolicy",
             {"mode": "MPOL_PREFERRED", "nodes": "a"},
