@@ -101,6 +101,14 @@ def _capability(argument: Argument, _: Names) -> str:
     return names_of(1 << argument)[0] if isinstance(argument, int) else describe_argument(argument)
 
 
+def _io_priority(argument: Argument, _: Names) -> str:
+    """The class above, the level in the lower 13 bits (ioprio_set(2))."""
+    if not isinstance(argument, int):
+        return describe_argument(argument)
+    kind = ("IOPRIO_CLASS_NONE", "IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE")[argument >> 13 & 3]
+    return f"{kind}, level {argument & 0x1FFF}"
+
+
 def _open_how(argument: Argument, _: Names) -> str:
     """struct open_how."""
     if not isinstance(argument, Words) or len(argument.values) != 3:
@@ -189,6 +197,7 @@ _CALLS: dict[str, tuple[Render, ...]] = {
     "fsconfig": (_descriptor, _plain, _plain, _plain, _descriptor),
     "fsmount": (_descriptor,),
     "ioctl": (_descriptor,),
+    "ioprio_set": (_plain, _plain, _io_priority),
     "mkdirat": (_descriptor, _plain, _octal),
     "mknodat": (_descriptor, _plain, _mode, _device),
     "mount_setattr": (_descriptor, _plain, _plain, _mount_attr),

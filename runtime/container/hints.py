@@ -98,7 +98,6 @@ _HINTS: dict[tuple[str, int], str] = {
     ("mount", errno.EPERM): "the right to mount is missing (CAP_SYS_ADMIN), or the flags of what is below are locked",
     ("mount_setattr", errno.EINVAL): "the mount cannot be changed like that: an id map or propagation that it does not support",
     ("mount_setattr", errno.EPERM): _LOCKED,
-    ("move_mount", errno.EINVAL): "a file goes on a file and a directory on a directory; and no shared mount may lie above",
     ("move_mount", errno.ELOOP): "it would be mounted upon itself",
     ("move_mount", errno.ENOSPC): _MOUNT_LIMIT,
     ("move_mount", errno.EPERM): _LOCKED,
@@ -144,6 +143,15 @@ _HINTS: dict[tuple[str, int], str] = {
 }
 
 
+#: Where a step has no hint of its own.
+_ELSE = {
+    ("fsopen", errno.ENODEV): "the kernel has no such file system: look into /proc/filesystems",
+    ("mknodat", errno.EPERM): "nobody here may make that there: look at the file system's owner, and whether it is immutable",
+    ("move_mount", errno.EINVAL): "a file goes on a file and a directory on a directory; and no shared mount may lie above",
+    ("move_mount", errno.ENOTDIR): "a file goes on a file and a directory on a directory",
+}
+
+
 def hint_for(step: Step, number: int) -> str:
     """What the errno *number* of *step* means and what to try; empty when there is nothing to say."""
     if number == errno.ENOSYS:
@@ -155,4 +163,4 @@ def hint_for(step: Step, number: int) -> str:
     for key in (*(f"{step.call}:{name}" for name in flags), step.call):
         if (key, number) in _HINTS:
             return _HINTS[key, number]
-    return step.hint
+    return step.hint or _ELSE.get((step.call, number), "")

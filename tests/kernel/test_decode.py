@@ -55,6 +55,7 @@ READ_ONLY, NO_EXEC = Flags(("MOUNT_ATTR_RDONLY",)).value(), Flags(("MOUNT_ATTR_N
         ("close_range", (15, 0xFFFFFFFF, 0), "15, every one above, 0"),
         ("setresuid", (-1, 7, 0xFFFFFFFF), "unchanged, 7, unchanged"),
         ("setns", (20, Flags(("CLONE_NEWNET",))), "<root>, CLONE_NEWNET"),
+        ("ioprio_set", (1, 0, 2 << 13 | 4), "1, 0, IOPRIO_CLASS_BE, level 4"),
         ("getpid", (), ""),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +15,17 @@ import pytest
 from kernel._linux import lib
 from kernel.fd import open_path
 from kernel.program import Argument, Flags, Program, Step
-from runtime.container import hints
+from runtime.container import hints, init
 from runtime.container.executable import interpreter_of
 from runtime.container.failure import command_failure, describe_failure, shorten
 from runtime.container.hints import hint_for
 from runtime.container.process import execute
+from runtime.container.sketch import sketch
 from runtime.errors import StartFailed
 from runtime.oci.stepping import open_stepping
 from runtime.spec import schema
 from tests.runtime.container.test_shell import spec, write_bundle
+from tests.runtime.container.test_sketch import joined, users
 
 TOOL = schema.Process(args=["tool", "--flag"], env=["PATH=/bin:/opt/tools:/usr/bin", "PASSWORD=secret"])
 
@@ -105,7 +108,69 @@ def test_every_hint_is_of_a_call_that_there_is() -> None:
         call, _, flag = key.partition(":")
         assert hasattr(lib, f"SYS_{call}"), key
         assert not flag or hasattr(lib, flag), key
+    assert [call for call, _ in hints._ELSE if not hasattr(lib, f"SYS_{call}")] == []
     assert [call for call in hints._SINCE if not hasattr(lib, f"SYS_{call}")] == []
+
+
+#: What a spec, an image or a node can bring about, by call: for these there must be something to say.
+EXPECTED = {
+    "capset": ["EPERM"],
+    "clone3": ["EPERM", "EINVAL", "ENOSPC", "EUSERS", "EAGAIN", "EBUSY", "ENOENT", "ENOSYS", "EOPNOTSUPP", "EACCES"],
+    "execve": ["ENOENT", "EACCES", "ENOEXEC", "E2BIG", "ELOOP", "ENOTDIR", "ETXTBSY", "EPERM", "EAGAIN", "ENOMEM"],
+    "fchdir": ["EACCES"],
+    "fsconfig": ["EINVAL", "EPERM"],
+    "fsmount": ["EPERM"],
+    "fsopen": ["ENODEV", "EPERM", "ENOSYS"],
+    "keyctl": ["EDQUOT"],
+    "mkdirat": ["EROFS", "ENOSPC", "EACCES"],
+    "mknodat": ["EPERM", "EROFS", "ENOSPC"],
+    "mount": ["EPERM", "ENOSPC"],
+    "mount_setattr": ["EINVAL", "EPERM", "ENOSYS"],
+    "move_mount": ["EINVAL", "ENOTDIR", "ELOOP", "ENOSPC", "EPERM"],
+    "open_tree": ["ENOSPC", "EPERM"],
+    "openat2": ["ENOTDIR", "ELOOP", "EACCES", "EXDEV", "EMFILE", "ENOSYS"],
+    "pivot_root": ["EINVAL", "EBUSY", "EPERM"],
+    "prlimit64": ["EPERM", "EINVAL"],
+    "seccomp": ["EINVAL", "EACCES", "EBUSY"],
+    "setgroups": ["EINVAL"],
+    "sethostname": ["EINVAL"],
+    "setns": ["EINVAL", "EPERM"],
+    "setresgid": ["EINVAL"],
+    "setresuid": ["EINVAL", "EAGAIN"],
+    "symlinkat": ["EROFS", "ENOSPC"],
+    "unshare": ["EPERM", "EINVAL", "ENOSPC"],
+    "write": ["EINVAL"],
+}
+#: Steps of which nothing is the user's: a literal of ours, or a write that only says where we are.
+OURS = re.compile(
+    r'write\((ready|score)|MS_REC\|MS_PRIVATE|"(nr_inodes|source|ro)"|fsconfig\(context, FSCONFIG_SET_STRING, "mode", "0555"'
+)
+
+
+def test_each_step_that_can_fail_for_a_users_reason_has_something_to_say() -> None:
+    def everything(made: schema.Spec) -> None:
+        users(made)
+        joined(made)
+        made.hostname = "x"
+        made.linux.namespaces = [each for each in made.linux.namespaces if each.type != "uts" or not each.path]
+        made.linux.namespaces.append(schema.Namespace(type="uts"))
+        made.linux.sysctl = {"net.ipv4.ip_forward": "1"}
+        process = process_of(made)
+        process.user = schema.User(uid=5, gid=6, additional_gids=[7])
+        process.capabilities = schema.Capabilities(inheritable=["CAP_KILL"], permitted=["CAP_KILL"], ambient=["CAP_KILL"])
+        made.linux.seccomp = schema.Seccomp(default_action="SCMP_ACT_ALLOW")
+
+    drawn = sketch(spec(everything))
+    made = init.program("x", drawn.spec, drawn.facts, bytes(8))
+    silent, seen = [], set()
+    for step in made.steps:
+        seen.add(step.call)
+        for name in EXPECTED.get(step.call, ()):
+            number = getattr(errno, name)
+            if number not in step.tolerate and not hint_for(step, number) and not OURS.search(str(step)):
+                silent.append(f"{step}: {name}")
+    assert silent == []
+    assert set(EXPECTED) <= seen, "a call that no program makes"
 
 
 # Interpreters.
