@@ -105,7 +105,7 @@ def update(container: Container, asked: schema.Resources) -> None:
     before = _recorded(container)
     after = merge(before, asked)
     wanted, was = only(after, asked), only(before, asked)
-    if wanted == schema.Resources():
+    if wanted == schema.Resources() and not asked.devices:
         return
     if container.cgroup is None:
         raise Unsupported(f"update container {container.id}: it has no cgroup of its own that could be limited")
