@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from kernel.cgroup import Cgroup
 
 USEC = 1000
+#: hugetlb alone does not write "max" but the largest number of bytes in pages of that size.
+NO_LIMIT = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,8 @@ def _hugepages(cgroup: Cgroup) -> dict[str, HugepageUse]:
         usage = cgroup.number(path.name)
         if usage is not None and not path.name.endswith(".rsvd.current"):
             refused = cgroup.fields(f"hugetlb.{size}.events").get("max", 0)
-            found[size] = HugepageUse(usage, cgroup.number(f"hugetlb.{size}.max"), refused)
+            limit = cgroup.number(f"hugetlb.{size}.max")
+            found[size] = HugepageUse(usage, None if limit is None or limit >= NO_LIMIT else limit, refused)
     return found
 
 
