@@ -68,10 +68,10 @@ def _be_the_executor(descriptors: Mapping[int, int], main: Callable[[], NoReturn
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for there, here in descriptors.items():
             os.dup2(here, there)
-        for number in map(int, os.listdir("/proc/self/fd")):
+        for open_file in map(int, os.listdir("/proc/self/fd")):
             with contextlib.suppress(OSError):  # that of the listing itself
-                if number not in descriptors and not os.get_inheritable(number):  # what a spawn would not pass on either
-                    os.close(number)
+                if open_file not in descriptors and not os.get_inheritable(open_file):  # a spawn would not pass it on either
+                    os.close(open_file)
         main()
     finally:
         os._exit(115)
