@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from pathlib import Path
 
 import msgspec
 
@@ -90,6 +91,8 @@ def create(request: Request, *, detached: bool = True) -> Created:
         launched = launch(program, _descriptors(prepared, cgroup), ends_in(container.path, program), preserved)
         undo.callback(launched.close)
         undo.callback(launched.end)
+        if cgroup is not None and not container.record.owner:
+            place.give_away(cgroup, bundle.spec)
         _wait_for_creation(launched, program, container, bundle.spec)
         with open_path(f"/proc/{launched.pid}/root", os.O_PATH | os.O_DIRECTORY) as inside:
             check_executable(inside, process)
@@ -248,8 +251,12 @@ def _make_cgroup(request: Request, container: Container, spec: schema.Spec) -> C
 
 
 def _prepare(request: Request, container: Container, bundle: Bundle, cgroup: Cgroup | None, preserved: int) -> ground.Ground:
-    attach_point = container.path / ATTACH_POINT
-    attach_point.mkdir(mode=0o700)
+    hooks = bundle.spec.hooks
+    if (hooks.prestart or hooks.create_runtime or hooks.create_container) and bundle.rootfs != Path("/"):
+        attach_point = bundle.rootfs  # where hooks look for the container's mounts, and put more
+    else:
+        attach_point = container.path / ATTACH_POINT
+        attach_point.mkdir(mode=0o700)
     return ground.prepare(
         bundle.spec,
         bundle.open_root(),

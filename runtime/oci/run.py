@@ -30,10 +30,13 @@ def run(request: Request) -> int:
             with Waiting() as waiting, open_pidfd(container.record.pid) as pidfd, Relay(created.terminal) as relay:
                 created.close_ground()
                 start(container)
+                container.unlock()
                 code = waiting.wait(container.record.pid, pidfd, relay)
         except BaseException:
-            destroy(container)
+            if container.lock_again():
+                destroy(container)
             raise
-        if not request.flags.switch("keep"):
-            destroy(container)
+        if container.lock_again() and not request.flags.switch("keep"):
+            for warning in destroy(container):
+                request.log.warning(warning)
         return code
