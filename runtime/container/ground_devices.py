@@ -18,6 +18,7 @@ from collections.abc import Callable
 from kernel import mount as kernel_mount
 from kernel.capability import CAPABILITIES, sets_of
 from kernel.fd import Fd
+from kernel.program import Flags
 from kernel.resolve import open_in_root
 from runtime.container import userns
 from runtime.container.ground_binds import open_device
@@ -36,11 +37,19 @@ def see_to(spec: schema.Spec, tree: Tree, keep: Callable[[Fd], int], *, in_user_
     Raises InvalidSpec when something else is in a device's place, Unsupported when it can neither be made nor bound.
     """
     if has_own_dev(spec):
-        tree.make("/dev", directory=True)
+        _require_dev(tree)
     with contextlib.closing(_Nodes(spec, tree, keep, in_user_namespace=in_user_namespace)) as nodes:
         return {
             path: found for path, device in wanted_devices(spec).items() if (found := nodes.see_to(path, device)) is not False
         }
+
+
+def _require_dev(tree: Tree) -> None:
+    """A directory for devices.  Where the image's own is a link, they would come among its other files (CVE-2026-41579)."""
+    place = tree.find("/dev", follow=False)
+    if place is not None and place.is_directory is False and tree.make("/dev", directory=True).layer is tree.root:
+        raise InvalidSpec("linux.devices: /dev of the image is a link, and no mount of the spec covers what it leads to")
+    tree.make("/dev", directory=True)
 
 
 class _Nodes:
@@ -118,7 +127,7 @@ class _Nodes:
     def _node(self, path: str, device: schema.Device) -> Fd:
         """A detached mount of the device: of a node of our own, or else of one that the node has."""
         try:
-            return self._own_node(device)
+            return _without_use(self._own_node(device))
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL):
                 raise
@@ -127,7 +136,7 @@ class _Nodes:
         directory = "block" if device.type == "b" else "char"
         for candidate in (path, f"/dev/{directory}/{device.major}:{device.minor}"):
             with contextlib.suppress(OSError):
-                return open_device(candidate, kind, number)
+                return _without_use(open_device(candidate, kind, number))
         raise Unsupported(
             f"linux.devices {path}: the device {device.type} {device.major}:{device.minor} may not be made here, "
             f"and the node has none at {path} to be bound"
@@ -148,6 +157,12 @@ class _Nodes:
             os.chown(name, *(0 if number is None else number for number in owner), dir_fd=where)
             os.chmod(name, stat.S_IMODE(mode_of(device)), dir_fd=where)
         return kernel_mount.clone_tree(name, directory=self._workshop)
+
+
+def _without_use(file: Fd) -> Fd:
+    """*file*, a mount that nothing else is to be done with than to open it as a device."""
+    kernel_mount.set_attributes(file, add=Flags(("MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NOEXEC")).value())
+    return file
 
 
 def may_make_nodes() -> bool:

@@ -218,7 +218,14 @@ class Mounts:
 
     def _open_late(self, index: int, mount: schema.Mount, options: Options, place: Place) -> Fd | None:
         check_bind(mount, options)
-        number = self._keep(self._find_namespace(mount)) if is_id_mapped(mount, options) else None
+        number = None
+        if is_id_mapped(mount, options):
+            if self._namespace is not None:
+                raise Unsupported(
+                    f"mount {mount.destination}: uidMappings: {mount.source} is inside the root, below other mounts of the spec, "
+                    "and what is seen there in a user namespace cannot be id-mapped"
+                )
+            number = self._keep(self._find_namespace(mount))
         self.late[index] = LateMount(place.path, place.is_directory is not False, number)
         if place.layer.file is None:
             return None
