@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from kernel.fd import Fd, open_path
 from kernel.report import read_progress
 from runtime.errors import HookFailed, StartFailed, WrongState
-from runtime.oci.around import run_poststart_hooks, run_poststop_hooks, run_start_hooks
-from runtime.oci.delete import kill_all
+from runtime.oci.around import run_poststart_hooks, run_start_hooks
+from runtime.oci.delete import destroy
 from runtime.oci.directory import CREATED, READY, REPORT, START, STOPPED, Container
 from runtime.oci.launch import GO
 from runtime.oci.request import Request
@@ -36,30 +36,25 @@ def run(request: Request) -> int:
 def start(container: Container) -> None:
     """Release the init, wait until it has become the program, and run the hooks around that.
 
-    Raises StartFailed when the program cannot be executed, HookFailed when a hook fails: the container has stopped then.
+    Raises StartFailed when the program cannot be executed, HookFailed when a hook fails: the container is gone then.
     """
     hooks = container.record.late_hooks
     if "startContainer" in hooks:
-        with _stopped_by_failure(container):
+        with _destroyed_by_failure(container):
             run_start_hooks(container)
     _release(container)
     if "poststart" in hooks:
-        with _stopped_by_failure(container):
+        with _destroyed_by_failure(container):
             run_poststart_hooks(container)
 
 
 @contextlib.contextmanager
-def _stopped_by_failure(container: Container) -> Iterator[None]:
-    """When a hook fails: end the container, and run what hooks there are for that, once."""
+def _destroyed_by_failure(container: Container) -> Iterator[None]:
+    """When a hook fails: all that a delete does, the hooks for that included (runtime.md, lifecycle)."""
     try:
         yield
-    except HookFailed:
-        kill_all(container)
-        if "poststop" in container.record.late_hooks:
-            run_poststop_hooks(container)
-            container.record.late_hooks.remove("poststop")
-            container.save()
-        raise
+    except HookFailed as failure:
+        raise HookFailed("; ".join((str(failure), *destroy(container)))) from failure
 
 
 def _release(container: Container) -> None:
