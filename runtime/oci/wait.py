@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -44,6 +45,8 @@ class Waiting:
             os.set_blocking(file.fileno(), False)
 
     def __enter__(self) -> Waiting:
+        gc.freeze()  # what there is by now stays
+        gc.enable()
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in signal.valid_signals() - _FAULTS - {signal.SIGKILL, signal.SIGSTOP}:
             if number not in (32, 33):
