@@ -10,7 +10,10 @@ from runtime.spec import schema
 def label(steps: Program, process: schema.Process, procfs: int | None) -> None:
     """Ask for the label, through a procfs that nobody can have covered (CVE-2019-16884)."""
     steps.heading("security label")
-    for name, value in (("apparmor/exec", f"exec {process.apparmor_profile}"), ("exec", process.selinux_label)):
+    for name, value, field in (
+        ("apparmor/exec", f"exec {process.apparmor_profile}", "process.apparmorProfile"),
+        ("exec", process.selinux_label, "process.selinuxLabel"),
+    ):
         if value not in ("", "exec "):
             procfs_steps.write(
                 steps,
@@ -19,8 +22,8 @@ def label(steps: Program, process: schema.Process, procfs: int | None) -> None:
                 value,
                 store="label",
                 why="change to this label at execve",
-                absent="this kernel does not have the security module that the spec asks for",
-                hint="the profile is not loaded, or the label is not known",
+                absent=f"this kernel does not have the security module that {field} asks for",
+                hint=f"{field}: the profile is not loaded, or the label is not known",
             )
 
 

@@ -16,13 +16,16 @@ import msgspec
 
 from runtime.errors import InvalidSpec
 from runtime.spec import linux_checks, process_checks, schema
-from runtime.spec.checks import check_absolute, check_count, check_mappings, check_path
+from runtime.spec.checks import check_absolute, check_count, check_mappings, check_path, check_range
 
 #: A large real document (200 mounts, a seccomp profile of 400 calls) has 120 KiB.
 SIZE_LIMIT_BYTES = 4 << 20
 
 #: The longest host name (HOST_NAME_MAX) and domain name that the kernel keeps.
 MAX_NAME_BYTES = 64
+
+#: A day: what waits longer for a hook waits for ever.
+MAX_TIMEOUT_SECONDS = 86_400
 
 #: JSON has one way to write a NUL byte, so a search of the text tells whether there is one.
 _ESCAPED_NUL = b"\\u0000"
@@ -139,6 +142,8 @@ def _check_hooks(hooks: schema.Hooks) -> None:
             check_absolute(hook.path, f"{where}.path")
             if hook.timeout is not None and hook.timeout <= 0:
                 raise InvalidSpec(f"{where}.timeout: {hook.timeout} is not a number of seconds greater than zero")
+            if hook.timeout is not None:
+                check_range(hook.timeout, 1, MAX_TIMEOUT_SECONDS, f"{where}.timeout")
 
 
 def _check_version(version: str) -> None:
