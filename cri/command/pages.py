@@ -31,11 +31,12 @@ class Page:
     def heading(self, title: str) -> None:
         """An empty line, then *title*."""
         self.line()
-        self.line(self.ink(title, "bold"))
+        self.line(self.ink(printable(title), "bold"))
 
     def step(self, label: str, call: str, why: str = "", *, style: str = "") -> None:
         """A labelled call, folded under itself, and below it why; *label* is as wide as the text is indented."""
         indent = " " * len(label)
+        call, why = printable(call), printable(why)
         first, *rest = fold(call, WIDTH - len(label))
         self.line(label + (self.ink(first, style) if style else first))
         for piece in rest:
@@ -45,9 +46,14 @@ class Page:
 
     def item(self, label: str, text: str, style: str) -> None:
         """A labelled text, wrapped between words under itself."""
-        for piece in _wrap(text, WIDTH - len(label)) or [""]:
+        for piece in _wrap(printable(text), WIDTH - len(label)) or [""]:
             self.line(label + self.ink(piece, style))
             label = " " * len(label)
+
+
+def printable(text: str) -> str:
+    """*text* without what a terminal would act on: words of documents and names of files come from strangers."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _wrap(text: str, width: int) -> list[str]:

@@ -56,12 +56,8 @@ def script(spec: schema.Spec, bundle: Path) -> str:
     if process is None or not process.args or spec.root is None:
         raise InvalidSpec("process and root: a container needs a process to be started, and a root file system")
     root = os.path.abspath(os.path.join(bundle, spec.root.path))
-    title = f"The start of {os.path.basename(os.path.abspath(bundle))}"
-    lines = [
-        _HEAD.format(title=title, root=shlex.quote(root)),
-        *_cgroup(spec),
-        "# What follows runs inside the new namespaces, as their first process.",
-        "inside=$(cat <<'INSIDE'",
+    title = f"The start of {_comment(os.path.basename(os.path.abspath(bundle)))}"
+    inside = [
         "set -eu",
         *_limits(process),
         *_settings(spec),
@@ -72,7 +68,17 @@ def script(spec: schema.Spec, bundle: Path) -> str:
         *_not_done(spec),
         *_pivot(),
         *_become(process),
-        "INSIDE",
+    ]
+    end = "INSIDE"
+    while any(end in line for line in inside):  # a string of the document must not end what it stands in
+        end += "_"
+    lines = [
+        _HEAD.format(title=title, root=shlex.quote(root)),
+        *_cgroup(spec),
+        "# What follows runs inside the new namespaces, as their first process.",
+        f"inside=$(cat <<'{end}'",
+        *inside,
+        end,
         ")",
         "",
         *_enter(spec),
@@ -80,15 +86,28 @@ def script(spec: schema.Spec, bundle: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _comment(text: str) -> str:
+    """*text* where it can do no harm: on one line, behind a "#"."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def _inside(path: str) -> str:
+    """A path of the container's, as a word of the shell."""
+    return f'"$root"{shlex.quote(path) if path else ""}'
+
+
 def _cgroup(spec: schema.Spec) -> list[str]:
-    path = spec.linux.cgroups_path if spec.linux.cgroups_path.startswith("/") else "/by-hand-$$"
+    path = shlex.quote(spec.linux.cgroups_path) if spec.linux.cgroups_path.startswith("/") else "/by-hand-$$"
     limits = writes(spec.linux.resources) if spec.linux.resources is not None else []
     return [
         "# The cgroup: a directory of the v2 tree; its limits are files.",
         "tree=$(findmnt --noheadings --first-only --output TARGET --types cgroup2)",
-        f'cgroup="$tree{path}"',
+        f'cgroup="$tree"{path}',
         'mkdir -p "$cgroup"',
-        *(f'echo {shlex.quote(write.value)} > "$cgroup/{write.file}"  # linux.resources.{write.field}' for write in limits),
+        *(
+            f'echo {shlex.quote(write.value)} > "$cgroup"/{shlex.quote(write.file)}  # linux.resources.{_comment(write.field)}'
+            for write in limits
+        ),
         *(
             ["# linux.resources.devices: a BPF program in the cgroup decides; no tool here loads one."]
             if spec.linux.resources is not None and spec.linux.resources.devices
@@ -104,18 +123,19 @@ def _enter(spec: schema.Spec) -> list[str]:
     user = kinds.pop("user", None)
     joined = {_OPTIONS[kind]: shlex.quote(each.path) for kind, each in kinds.items() if each.path}
     if user is not None:
-        joined = {"--user": shlex.quote(user.path) if user.path else "/proc/$holder/ns/user", **joined}
-    enter = " ".join(["nsenter", *(f"{option}={path}" for option, path in joined.items()), ""]) if joined else ""
+        joined = {"--user": shlex.quote(user.path) if user.path else '"/proc/$holder/ns/user"', **joined}
+    enter = " ".join(["nsenter", *(f"{option}={path}" for option, path in joined.items())]) if joined else ""
     new = " ".join(_OPTIONS[kind] for kind, each in kinds.items() if not each.path)
     return [
         *(_users(spec) if user is not None and not user.path else []),
         "# Into the cgroup first, because a cgroup namespace is rooted where its maker is; then the namespaces that exist",
         "# already, by their files; then the new ones.  --fork: a new pid namespace is for children.  setsid: no signal of",
         "# this terminal's may reach the container.",
-        f'begin="echo \\$\\$ > \\"\\$1/cgroup.procs\\"; shift; exec {enter}'
-        f'unshare {new} --fork --kill-child -- setsid sh -c \\"\\$@\\""',
         "status=0",
-        'sh -c "$begin" sh "$cgroup" "$inside" sh "$root" || status=$?',
+        """sh -c 'echo $$ > "$1/cgroup.procs"; shift; exec "$@"' sh "$cgroup" \\""",
+        *([f"    {enter} \\"] if enter else []),
+        f"    unshare {new} --fork --kill-child -- \\",
+        '    setsid sh -c "$inside" sh "$root" || status=$?',
         'rmdir "$cgroup"',
         'exit "$status"',
     ]
@@ -162,7 +182,8 @@ def _settings(spec: schema.Spec) -> list[str]:
         lines.append(f"hostname {shlex.quote(spec.hostname)}")
     if spec.domainname:
         lines.append(f"domainname {shlex.quote(spec.domainname)}")
-    lines += [f"echo {shlex.quote(value)} > /proc/sys/{key.replace('.', '/')}" for key, value in spec.linux.sysctl.items()]
+    for key, value in spec.linux.sysctl.items():
+        lines.append(f"echo {shlex.quote(value)} > {shlex.quote('/proc/sys/' + key.replace('.', '/'))}")
     return ["", "# What belongs to the new namespaces.", *lines] if lines else []
 
 
@@ -180,24 +201,24 @@ def _mounts(spec: schema.Spec) -> list[str]:
     lines = ["", "# The mounts of the spec, in its order."]
     for mount in spec.mounts:
         options = parse_options(mount.options)
-        target = f'"$root"{shlex.quote(mount.destination)}'
+        target = _inside(mount.destination)
         if mount.type == "bind" or options.is_bind:
             propagation = options.propagation[-1][0] if options.propagation else None
             lines += _bind(mount, target, recursive=options.is_recursive, propagation=propagation)
         else:
             kind = "cgroup2" if mount.type == "cgroup" else mount.type
             flags = f" -o {shlex.quote(','.join(mount.options))}" if mount.options else ""
-            lines += [f"mkdir -p {target}", f"mount -t {kind}{flags} {shlex.quote(mount.source or 'none')} {target}"]
+            lines += [f"mkdir -p {target}", f"mount -t {shlex.quote(kind)}{flags} {shlex.quote(mount.source or 'none')} {target}"]
     if spec.root is not None and spec.root.readonly:
         lines.append('mount -o remount,bind,ro "$root"')
     return lines
 
 
 def _bind(mount: schema.Mount, target: str, *, recursive: bool, propagation: str | None) -> list[str]:
-    source = shlex.quote(mount.source)
+    source, above = shlex.quote(mount.source), _inside(os.path.dirname(mount.destination.rstrip("/")))
     flags = [option for option in mount.options if option not in _OF_A_BIND]
     lines = [
-        f'if [ -d {source} ]; then mkdir -p {target}; else mkdir -p "$(dirname {target})"; touch {target}; fi',
+        f"if [ -d {source} ]; then mkdir -p {target}; else mkdir -p {above}; touch {target}; fi",
         f"mount --{'rbind' if recursive else 'bind'} {source} {target}",
         f"mount --make-{'r' if recursive else ''}{propagation or 'private'} {target}",
     ]
@@ -215,11 +236,11 @@ def _devices(spec: schema.Spec) -> list[str]:
     if has_users:
         lines.append("# In a user namespace nobody may make one: those of the node are bound.")
     for device in wanted_devices(spec).values():
-        path = f'"$root"{shlex.quote(device.path)}'
+        path = _inside(device.path)
         mode = 0o666 if device.file_mode is None else stat.S_IMODE(device.file_mode)
         numbers = "" if device.type == "p" else f" {device.major} {device.minor}"
         if os.path.dirname(device.path) != "/dev":
-            lines.append(f'mkdir -p "$(dirname {path})"')
+            lines.append(f"mkdir -p {_inside(os.path.dirname(device.path))}")
         if has_users:
             lines.append(f"touch {path}; mount --bind {shlex.quote(device.path)} {path}")
             continue
@@ -242,8 +263,8 @@ def _hidden(spec: schema.Spec) -> list[str]:
         ),
     ]
     lines = [f'{name}() {{ if [ -e "$1" ]; then {body}; fi; }}' for name, body, is_used in functions if is_used]
-    lines += [f'protect "$root"{shlex.quote(path)}' for path in spec.linux.readonly_paths]
-    lines += [f'hide_{"directory" if kind else "file"} "$root"{shlex.quote(path)}' for path, kind in masked]
+    lines += [f"protect {_inside(path)}" for path in spec.linux.readonly_paths]
+    lines += [f"hide_{'directory' if kind else 'file'} {_inside(path)}" for path, kind in masked]
     return ["", "# What of the kernel's must not be changed, and what must not be seen.", *lines] if lines else []
 
 

@@ -158,7 +158,7 @@ class _Drawing:
     def _make(self, index: int, path: str, *, directory: bool) -> _Layer:
         """Note what init has to make on the way to *path*; returns the layer that it is in."""
         path = path.rstrip("/") or "/"
-        layer = next(layer for layer in reversed(self.layers) if path.startswith(layer.prefix) or path == layer.prefix[:-1])
+        layer = self._on_top(path)
         if not layer.type or layer.type in _OF_THE_KERNEL or path == layer.prefix[:-1]:
             return layer
         levels = [level for level in _levels(layer.prefix, path, directory=directory) if level not in layer.made]
@@ -168,11 +168,18 @@ class _Drawing:
             self.missing[index] = levels
         return layer
 
+    def _on_top(self, path: str) -> _Layer:
+        """The layer that *path* lies in.  Raises InvalidSpec when it is not absolute."""
+        for layer in reversed(self.layers):
+            if path.startswith(layer.prefix) or path == layer.prefix[:-1]:
+                return layer
+        raise InvalidSpec(f"{path!r}: must be an absolute path")
+
     def draw_devices(self, *, is_bound: bool) -> tuple[tuple[str, int | None], ...]:
         """Those that are not made by init: on the image's own /dev, and all of them in a user namespace."""
         found: dict[str, int | None] = {}
         for path, device in wanted_devices(self.spec).items():
-            layer = next(layer for layer in reversed(self.layers) if path.startswith(layer.prefix))
+            layer = self._on_top(path)
             if is_bound and device.type != "p":
                 found[path] = self._take(f"device {path}")
             elif not layer.type:

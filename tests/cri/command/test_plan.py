@@ -12,6 +12,7 @@ import pytest
 
 from cri.__main__ import main
 from cri.command.pages import WIDTH, Page, fold
+from runtime.spec import schema
 from tests.runtime.container.test_shell import as_a_user, spec
 
 
@@ -70,6 +71,15 @@ def test_a_call_is_folded_between_arguments_and_never_within_a_string() -> None:
     assert fold(call, 100) == [call]
     assert fold(call, 34) == ['mount("a, long | name", FLAG_ONE', "  |FLAG_TWO|FLAG_THREE, 0)"]
     assert fold(call, 12) == ['mount("a, long | name",', "  FLAG_ONE", "  |FLAG_TWO", "  |FLAG_THREE,", "  0)"]
+
+
+def test_what_strangers_wrote_does_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = spec()
+    wanted.mounts.append(schema.Mount(destination="/a\x1b[31m", type="bind", source="/b\x1b[2J\n", options=["bind"]))
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode(wanted))
+    assert main(["plan", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "<mount of /b?[2J?>" in out
 
 
 class Terminal(io.StringIO):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,42 @@ def test_words_of_the_document_are_words_of_the_shell() -> None:
     text = script(spec(ask), Path("/a 'b"))
     assert "root='/a '\"'\"'b/rootfs'" in text
     assert "hostname '$(reboot)'" in text
+    done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+EVIL = (
+    "$(reboot now)",
+    "`reboot now`",
+    "a'; reboot now; '",
+    'a"; reboot now; "',
+    "x\nreboot now\n",
+    "\nINSIDE\nreboot now",
+)
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_no_string_of_the_document_becomes_a_command(evil: str) -> None:
+    """Read as a shell would, each is one word, or a part of one, and none of them "reboot"."""
+
+    def ask(made: schema.Spec) -> None:
+        assert made.process is not None and made.root is not None
+        made.hostname = made.domainname = made.root.path = evil
+        made.process.cwd = f"/{evil}"
+        made.process.args, made.process.env = [evil, evil], [f"A={evil}"]
+        made.process.apparmor_profile = made.process.selinux_label = evil
+        made.mounts.append(schema.Mount(destination=f"/{evil}", type=evil, source=evil, options=[evil]))
+        made.mounts.append(schema.Mount(destination=f"/{evil}", type="bind", source=evil, options=["bind", evil]))
+        made.linux.devices.append(schema.Device(path=f"/dev/{evil}", type="c"))
+        made.linux.namespaces[1].path = f"/{evil}"
+        made.linux.cgroups_path = f"/{evil}"
+        made.linux.sysctl = {evil: evil}
+        made.linux.masked_paths = made.linux.readonly_paths = [f"/{evil}"]
+
+    text = script(spec(ask), Path(f"/bundle{evil}"))
+    words = shlex.split(text, comments=True)
+    assert [word for word in words if word in ("reboot", "now", "now)", "$(reboot", "`reboot", "now`", "now;")] == []
+    assert sum(evil in word for word in words) >= 15
     done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
