@@ -32,6 +32,7 @@ _OPTIONS = {
     "user": "--user",
     "time": "--time",
 }
+_CLOCKS = {"monotonic", "boottime"}
 _TYPES = {"c": "c", "u": "c", "b": "b", "p": "p"}
 #: What a bind mount is not told in the first place, but after it is there.
 _OF_A_BIND = {"bind", "rbind", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"}
@@ -125,7 +126,8 @@ def _enter(spec: schema.Spec) -> list[str]:
     if user is not None:
         joined = {"--user": shlex.quote(user.path) if user.path else '"/proc/$holder/ns/user"', **joined}
     enter = " ".join(["nsenter", *(f"{option}={path}" for option, path in joined.items())]) if joined else ""
-    new = " ".join(_OPTIONS[kind] for kind, each in kinds.items() if not each.path)
+    clocks = [f"--{clock}={offset.secs}" for clock, offset in spec.linux.time_offsets.items() if clock in _CLOCKS]
+    new = " ".join([*(_OPTIONS[kind] for kind, each in kinds.items() if not each.path), *clocks])
     return [
         *(_users(spec) if user is not None and not user.path else []),
         "# Into the cgroup first, because a cgroup namespace is rooted where its maker is; then the namespaces that exist",
@@ -278,7 +280,11 @@ def _not_done(spec: schema.Spec) -> list[str]:
         "process.scheduler (chrt)": process.scheduler is not None,
         "process.ioPriority (ionice)": process.io_priority is not None,
         "process.terminal (start this under script)": process.terminal,
+        "linux.memoryPolicy (numactl)": spec.linux.memory_policy is not None,
+        "linux.netDevices (ip link set NAME netns PID)": bool(spec.linux.net_devices),
         "linux.intelRdt": spec.linux.intel_rdt is not None,
+        "linux.rootfsPropagation (mount --make-...)": spec.linux.rootfs_propagation not in ("", "private", "rprivate"),
+        "linux.timeOffsets: nanoseconds": any(offset.nanosecs for offset in spec.linux.time_offsets.values()),
     }
     lines = [f"#   {name}" for name, is_asked in asked.items() if is_asked]
     keyring = "#   a key ring of its own (keyctl session)"
