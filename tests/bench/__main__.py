@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import burst, created, execution, first_instruction, memory, start_exit
+from tests.bench import burst, cold, created, execution, first_instruction, memory, start_exit
 from tests.bench.measure import Figure
 from tests.support.isolation import Run, isolated
 
@@ -19,6 +19,7 @@ CASES: dict[str, Callable[[Path, Run], list[Figure]]] = {
     "start-created": created.measured,
     "exec": execution.measured,
     "burst-100": burst.measured,
+    "cold-oci-run": cold.measured,
     "start-exit": start_exit.measured,
     "memory": memory.measured,
 }

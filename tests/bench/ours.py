@@ -132,7 +132,7 @@ class Ours:
         begun_ns = time.monotonic_ns()
         self._paths.run_container(name).mkdir()
         with open_pidfd(container.pid) as pidfd:
-            program = join.program(name, process, KINDS, last_capability(), None, in_cgroup=False)
+            program = join.program(name, process, join.Entrance(KINDS, last_capability(), in_cgroup=False))
             shot = self._begin("exec", name, program, {join.CONTAINER: pidfd}, begun_ns)
         self._complete(shot)
         return shot

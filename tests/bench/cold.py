@@ -1,0 +1,30 @@
+"""``cold-oci-run``: a whole ``run`` of each command line, from its start to its end, the container's included.
+
+Nothing of ours is warm here but the page cache: kernelet-oci is an interpreter that starts, reads config.json,
+composes and spawns.  Both it and runc make a cgroup; crun does not (``peers``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tests.bench import bundle, measure, peers
+from tests.bench.measure import Action, Figure
+from tests.support.isolation import Run
+
+COMMAND = Path(sys.executable).with_name("kernelet-oci")
+
+
+def whole_run(peer: peers.Peer, made: Path) -> Action:
+    return lambda number: peer.do("run", "--bundle", str(made), f"cold-{os.getpid()}-{number}")
+
+
+def measured(directory: Path, _run: Run, count: int = measure.RUNS) -> list[Figure]:
+    made = bundle.write(directory / "bundle", bundle.spec([bundle.STAMP]))
+    ours = peers.Peer("ours", directory / "ours", [str(COMMAND)])
+    present = peers.available(directory)
+    actions: dict[str, Action] = {peer.name: whole_run(peer, made) for peer in (ours, *present)}
+    times = measure.alternate(actions, count)
+    return measure.table("cold-oci-run", times, ("ours",), [peer.name for peer in present])
