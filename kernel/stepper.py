@@ -127,6 +127,8 @@ def _walk(steps: Sequence[tuple[int, ...]], base: int, slots: Any, report: int, 
         if operation == _CHAIN:
             return CHAINED
         result = _perform(number, kinds, rest[4:], base, slots)
+        if operation == _CLONE and result == 0 and pause is not None:
+            die_with_parent()
         if operation == _CLONE and result > 0:
             is_parent = True
             index = target - 1
@@ -177,6 +179,11 @@ def map_shared(file: Fd | int, size: int) -> int:
 
 
 # Pauses.
+
+
+def die_with_parent() -> None:
+    """Be killed when the parent ends: nobody would ever let a process go on that waits for it (prctl(2))."""
+    check(lib.prctl(lib.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
 
 
 class _Pauses:
@@ -272,6 +279,7 @@ def main() -> NoReturn:
     pause = None
     if os.fstat(REPORT_FD).st_size >= report_size(count) + _CONTROL.size:
         numbers = [_STEP.unpack_from(program, steps_at + index * _STEP.size)[0] for index in range(count)]
+        die_with_parent()
         pause = _Pauses(report + report_size(count), lib.SYS_seccomp, numbers)
     with contextlib.suppress(BaseException):
         execute(program, report, pause)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from cri.command.pages import Page
 from runtime.container.observation import Change, Observation, changes
@@ -32,6 +34,8 @@ def add_step(parser: argparse.ArgumentParser) -> None:
 def run_step(options: argparse.Namespace) -> int:
     """Asks on standard input what to do, a command a line; its end is "q".  The exit code is the program's, if it ran."""
     page = Page()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     with open_stepping(options.bundle) as stepping:
         session = _Session(stepping, page)
         session.introduce()
@@ -48,6 +52,11 @@ def run_step(options: argparse.Namespace) -> int:
         code = stepping.wait()
     page.line(page.ink(f"it ended with exit code {code}; nothing is left of it", "bold"))
     return code
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """As at the end of input: what was made is undone on the way out."""
+    raise SystemExit(128 + number)
 
 
 def _commands(page: Page, prompt: Callable[[], str]) -> Iterator[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from cri.command.pages import WIDTH
 from runtime.spec import schema
 from tests.runtime.oci.test_stepping import bundle_of, leftovers
+from tests.support import cgroup, wait
 from tests.support.requires import TREE
 
 pytestmark = pytest.mark.requires("root", "cgroup2")
@@ -85,6 +88,33 @@ def test_a_failure_is_one_sentence(tmp_path: Path) -> None:
     code, lines = step(bundle, "c\n")
     assert code == 1
     assert lines[-1].startswith("step ") and "execve(" in lines[-1] and " — " in lines[-1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_ended_from_outside_it_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
+    """And nothing else either, if it is not killed outright."""
+    command = [sys.executable, "-m", "cri", "step", bundle_of(tmp_path)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TREE, env=environment
+    ) as stepping:
+        assert stepping.stdin is not None and stepping.stdout is not None
+        stepping.stdin.write("b pivot_root\n")
+        stepping.stdin.flush()
+        for line in stepping.stdout:
+            if "fchdir(" in line:
+                break
+        group = cgroup.ROOT / "compared"  # as the bundle has it
+        wait.until(lambda: bool(cgroup.processes(group)), 10)
+        stepping.send_signal(number)
+        stepping.stdout.read()
+    assert stepping.returncode == code
+    wait.until(lambda: not group.exists() or not cgroup.processes(group), 10)
+    if number == signal.SIGKILL:
+        cgroup.remove(group)
+        for name in leftovers():
+            shutil.rmtree(Path("/run") / name)
+    assert not group.exists() and leftovers() == []
 
 
 def test_it_takes_the_rights_of_root(tmp_path: Path) -> None:
