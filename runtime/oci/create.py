@@ -38,7 +38,8 @@ from runtime.oci.directory import (
     write_whole,
 )
 from runtime.oci.executable import check_executable
-from runtime.oci.flags import SWITCH, TEXT
+from runtime.oci.flags import SWITCH, TEXT, is_number
+from runtime.oci.home import environment_of
 from runtime.oci.launch import Launch, ends_in, launch
 from runtime.oci.log import timestamp
 from runtime.oci.request import Request
@@ -181,7 +182,7 @@ def warn_of_capabilities(request: Request, process: schema.Process, grantable: i
 def take_preserved(request: Request) -> list[Fd]:
     """The descriptors that the caller hands to the container: from 3 on, as many as --preserve-fds and LISTEN_FDS say."""
     count = request.flags.number("preserve-fds")
-    if os.environ.get("LISTEN_FDS", "").isdigit():
+    if is_number(os.environ.get("LISTEN_FDS", "")):
         count += int(os.environ["LISTEN_FDS"])
     taken = []
     for number in range(3, 3 + count):
@@ -205,8 +206,10 @@ def _process_of(bundle: Bundle) -> schema.Process:
     if process is None:
         raise InvalidSpec("process: a container needs a process to be started")
     listening = os.environ.get("LISTEN_FDS", "")
-    if listening.isdigit():
+    if is_number(listening):
         process.env = [*process.env, f"LISTEN_FDS={listening}", "LISTEN_PID=1"]
+    with open_path(bundle.rootfs, os.O_PATH | os.O_DIRECTORY) as root:
+        process.env = environment_of(process, root)
     return process
 
 

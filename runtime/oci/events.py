@@ -56,12 +56,18 @@ def run(request: Request) -> int:
     return 0
 
 
+#: A year.
+_LONGEST_SECONDS = 366 * 86_400
+
+
 def parse_duration(text: str) -> float:
     """Seconds of a duration as Go writes it: "1m30s", "100ms".  Raises InvalidArgument."""
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text.removeprefix("+"):
         raise InvalidArgument(f'invalid value "{text}" for flag -interval: not a duration such as 5s or 100ms')
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if seconds > _LONGEST_SECONDS:
+        raise InvalidArgument(f'invalid value "{text[:80]}" for flag -interval: more than a year')
     if seconds <= 0:
         raise InvalidArgument("duration interval must be greater than 0")
     return seconds

@@ -46,13 +46,18 @@ class Parsed:
         text = self.text(name)
         if not text:
             return default
-        if not (text.isascii() and text.isdigit()):
-            raise InvalidArgument(f'invalid value "{text}" for flag -{name}: not a number')
+        if not is_number(text):
+            raise InvalidArgument(f'invalid value "{text[:80]}" for flag -{name}: not a number')
         return int(text)
 
     def has(self, name: str) -> bool:
         """Whether *name* was given at all."""
         return name in self._values
+
+
+def is_number(text: str) -> bool:
+    """Whether *text* is a number that is not out of all measure: "²" is a digit to str.isdigit, and 5,000 of them no int."""
+    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def parse(table: Table, words: list[str], *, mixed: bool = True) -> Parsed:

@@ -7,7 +7,7 @@ import signal
 from kernel.process import open_pidfd, send_signal
 from runtime.errors import ContainerNotRunning, InvalidArgument
 from runtime.oci.directory import STOPPED, Container
-from runtime.oci.flags import SWITCH
+from runtime.oci.flags import SWITCH, is_number
 from runtime.oci.request import Request
 
 FLAGS = {"all a": SWITCH}
@@ -27,16 +27,19 @@ def run(request: Request) -> int:
 
 def parse_signal(text: str) -> int:
     """The number of "9", "KILL", "SIGKILL" or "SIGRTMIN+3"; raises InvalidArgument."""
-    if text.isascii() and text.isdigit():
+    if is_number(text):
         number = int(text)
         if number > signal.SIGRTMAX:
             raise InvalidArgument(f'unknown signal "{text}"')
         return number
     name, plus, offset = text.upper().partition("+")
     found = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
-    if not isinstance(found, signal.Signals) or (plus and not offset.isdigit()):
-        raise InvalidArgument(f'unknown signal "{text}"')
-    return int(found) + (int(offset) if plus else 0)
+    if not isinstance(found, signal.Signals) or (plus and not is_number(offset)):
+        raise InvalidArgument(f'unknown signal "{text[:80]}"')
+    number = int(found) + (int(offset) if plus else 0)
+    if number > signal.SIGRTMAX:
+        raise InvalidArgument(f'unknown signal "{text[:80]}"')
+    return number
 
 
 def _send(container: Container, number: int) -> None:

@@ -192,10 +192,14 @@ def _update_intel_rdt(container: Container, l3_cache_schema: str, mem_bw_schema:
     intel_rdt.write_schemata(Path(group), schema.IntelRdt(l3_cache_schema=l3_cache_schema, mem_bw_schema=mem_bw_schema))
 
 
+#: Of a number or a size: 2^64 has twenty digits.
+_LONGEST = 24
+
+
 def _number(flags: Parsed, name: str) -> int:
     text = flags.text(name)
-    if not _NUMBER.fullmatch(text) or (text.startswith("-") and name not in _MAY_BE_NEGATIVE):
-        raise InvalidArgument(f'invalid value for {name}: "{text}" is not a number that it may be')
+    if not _NUMBER.fullmatch(text) or len(text) > _LONGEST or (text.startswith("-") and name not in _MAY_BE_NEGATIVE):
+        raise InvalidArgument(f'invalid value for {name}: "{text[:80]}" is not a number that it may be')
     return int(text)
 
 
@@ -204,6 +208,6 @@ def _size(name: str, text: str) -> int:
     if text == "-1":
         return -1
     match = _SIZE.fullmatch(text)
-    if match is None:
-        raise InvalidArgument(f'invalid value for {name}: "{text}" is not a size such as 64m, 1g or 4096')
+    if match is None or len(text) > _LONGEST:
+        raise InvalidArgument(f'invalid value for {name}: "{text[:80]}" is not a size such as 64m, 1g or 4096')
     return int(float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " "))

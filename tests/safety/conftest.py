@@ -58,10 +58,11 @@ def gullible(core: Core, monkeypatch: pytest.MonkeyPatch) -> Core:
 def oci(paths: Paths) -> Iterator[Oci]:
     """The command line, with containers of this test's own."""
     engine = Oci(paths.run_dir / "oci")
+    home = cgroup.ROOT / "kernelet-oci"  # which stays when containers go
+    home.mkdir()
     yield engine
     assert engine.names() == []
-    if (home := cgroup.ROOT / "kernelet-oci").is_dir():
-        home.rmdir()  # empty, or it was not given back
+    home.rmdir()  # empty, or it was not given back
 
 
 @pytest.fixture(params=["core", "kernelet-oci"])

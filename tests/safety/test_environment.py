@@ -132,7 +132,7 @@ def test_the_command_line_does_not_run_what_its_caller_has_lying_about(
         )  # fmt: skip
         assert done.returncode == (0 if words[-1] in ("--version", "x") else 1), done
     assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
-    (Path("/sys/fs/cgroup/kernelet-oci")).rmdir()
+    Path("/sys/fs/cgroup/kernelet-oci").rmdir()
 
 
 def test_without_the_defence_the_callers_modules_run(planted: Path, tmp_path: Path) -> None:
