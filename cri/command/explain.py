@@ -87,7 +87,7 @@ def _show(title: str, steps: list[StepRecord], *, as_json: bool) -> None:
         if step.heading != heading:
             heading = step.heading
             page.heading(heading)
-        shown = "" if took is None else f"{took:.1f} us"
+        shown = "" if took is None else f"{took:.1f} µs"
         style = "" if step.is_fine else "red"
         page.step(f"{number:4} {shown:>11}  ", f"{step.call}{answer(step)}", step.why, style=style)
 
@@ -96,7 +96,7 @@ def _summarize(page: Page, title: str, steps: list[StepRecord]) -> None:
     """How many steps, how long, how many were skipped or not reached, and which of them took longest."""
     ends = [step.at_us for step in steps if step.at_us is not None]
     skipped, later = sum(step.skipped for step in steps), sum(step.at_us is None for step in steps)
-    parts = [f"{len(ends)} steps in {max(ends, default=0.0):,.0f} us"]
+    parts = [f"{len(ends)} steps in {max(ends, default=0.0):,.0f} µs"]
     parts += [f"{skipped} of them skipped"] if skipped else []
     parts += [f"{later} not reached when this was written"] if later else []
     page.line(f"{page.ink(title, 'bold')}: {', '.join(parts)}")
@@ -104,11 +104,11 @@ def _summarize(page: Page, title: str, steps: list[StepRecord]) -> None:
     total = sum(took for took, _ in timed) or 1.0
     page.heading("the slowest")
     for took, number in sorted(timed, reverse=True)[:SLOWEST]:
-        page.step(f"{number + 1:4} {took:>8.1f} us  {took / total:4.0%}  ", steps[number].call)
+        page.step(f"{number + 1:4} {took:>8.1f} µs  {took / total:4.0%}  ", steps[number].call)
 
 
 def durations(steps: list[StepRecord]) -> list[float | None]:
-    """How long each step took, in us; None for one that was skipped, or not reached when this was written."""
+    """How long each step took, in µs; None for one that was skipped, or not reached when this was written."""
     shown: list[float | None] = []
     before = 0.0
     for step in steps:

@@ -46,8 +46,8 @@ def test_it_shows_a_pod_serves_on_and_leaves_nothing_after_an_interrupt(config: 
     assert re.search(r"made by \d+ system calls in [\d.]+ ms", output)
     assert re.search(r"StartContainer +[\d.]+ ms", output)
     assert "running" in listed
-    assert re.search(r"^ +\d+ +[\d.]+ µs  pivot_root", explained, re.MULTILINE)
-    assert "the new root becomes /" in explained
+    assert re.search(r"^ +\d+ +[\d.]+ µs  move_mount", explained, re.MULTILINE)
+    assert "put the container's root upon the empty directory" in explained
     assert b"everything is gone again" in rest
     assert sorted(file.name for file in config.parent.iterdir()) == ["kernelet.toml"]
 

@@ -331,7 +331,7 @@ def test_the_set_up_is_kept_for_who_asks(node: Node, sandbox: str) -> None:
     container = node.create_container(sandbox, wishes.container(["true"]))
     steps = node.history_of(container)
     calls = [step.call.partition("(")[0] for step in steps]
-    assert "pivot_root" in calls
+    assert "move_mount" in calls
     # The last one is the word that it is done, which is read before its time is written down.
     done = steps[: calls.index("read") - 1]
     assert all(step.at_us for step in done if not step.skipped)

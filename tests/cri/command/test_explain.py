@@ -52,7 +52,7 @@ def test_steps_stand_below_headings_after_a_summary(daemon: Daemon, explained: E
     lines = out.splitlines()
     assert status == 0
     assert lines[0].startswith(f"container web ({container[:13]}): 4 steps in ")
-    assert lines[0].endswith(" us, 1 of them skipped, 1 not reached when this was written")
+    assert lines[0].endswith(" µs, 1 of them skipped, 1 not reached when this was written")
     assert "the slowest" in lines and "first" in lines and "second" in lines
     assert any(line.endswith('openat(AT_FDCWD, "/nonexistent", 0, 0)  = ENOENT, which is fine here') for line in lines)
     assert any(line.endswith("fchdir(file)  (skipped: what it needs is not there)") for line in lines)
@@ -102,7 +102,7 @@ def test_a_container_of_the_oci_command_line(tmp_path: Path) -> None:
     lines = told.stdout.splitlines()
     assert told.returncode == 0, told.stderr
     assert lines[0].startswith("container told: ") and " steps in " in lines[0]
-    assert any('pivot_root(".", ".")' in line and " us  " in line for line in lines)
+    assert any('pivot_root(".", ".")' in line and " µs  " in line for line in lines)
     assert any("execve(" in line for line in lines)
     assert oci("delete", "told").returncode == 0
     told = subprocess.run(command, capture_output=True, text=True, cwd=TREE, timeout=60, check=False)
