@@ -68,7 +68,7 @@ def load_spec(path: Path) -> schema.Spec:
 
 def plan(title: str, spec: schema.Spec) -> Plan:
     """What a start of *spec* will do.  Raises InvalidSpec or Unsupported as a start would."""
-    drawn = sketch(spec, has_reaper=False)
+    drawn = sketch(spec, has_reaper=False, in_order=True)
     code = compile_filter(spec.linux.seccomp) if spec.linux.seccomp else None
     return describe(init.program(title, drawn.spec, drawn.facts, code), drawn.names)
 

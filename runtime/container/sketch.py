@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from kernel.capability import CAPABILITIES
-from runtime.container import ground_mounts
+from runtime.container import ground_mounts, namespaces
 from runtime.container.descriptors import FIRST_OPENED
 from runtime.container.facts import Facts, Join, OpenedMount
 from runtime.container.label import wants_label
@@ -44,8 +44,11 @@ class Sketch:
     names: dict[int, str]
 
 
-def sketch(spec: schema.Spec, *, has_reaper: bool = True) -> Sketch:
-    """Facts for *spec* as if everything were there.  Raises InvalidSpec for what no ground could be prepared for."""
+def sketch(spec: schema.Spec, *, has_reaper: bool = True, in_order: bool = False) -> Sketch:
+    """Facts for *spec* as if everything were there; *in_order* as ``ground.prepare`` takes it.
+
+    Raises InvalidSpec for what no ground could be prepared for.
+    """
     settled = msgspec.convert(msgspec.to_builtins(spec), schema.Spec)
     ground_mounts.settle(settled, None, None)
     drawing = _Drawing(settled)
@@ -67,6 +70,8 @@ def sketch(spec: schema.Spec, *, has_reaper: bool = True) -> Sketch:
         null_device=drawing.null_device,
         console=drawing.console,
         readonly_root=settled.root is not None and settled.root.readonly,
+        in_order=in_order and user is None and drawing.are_copied(),
+        has_mounts=namespaces.has(settled, "mount"),
         has_reaper=has_reaper,
         pauses=bool(settled.linux.net_devices or settled.linux.intel_rdt)
         or any(getattr(settled.hooks, kind) for kind in _BEFORE_THE_PIVOT),
@@ -137,6 +142,12 @@ class _Drawing:
             self.layers.append(_Layer(mount.destination.rstrip("/") + "/", "" if is_there else mount.type))
         if self.spec.process is not None:
             self._make(len(self.spec.mounts), self.spec.process.cwd, directory=True)
+
+    def are_copied(self) -> bool:
+        """Whether it makes a difference to copy what was opened at its turn (``ground_mounts.Mounts.are_copied``)."""
+        wishes = [parse_options(self.spec.mounts[index].options).propagation for index in self.opened]
+        cannot_yet = any(name == "unbindable" for wish in wishes for name, _ in wish)
+        return cannot_yet or any(index >= len(self.opened) for index in self.opened)
 
     def _open(self, index: int, mount: schema.Mount) -> bool:
         """Number what is made ready beforehand; whether the mount is a directory."""

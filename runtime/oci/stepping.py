@@ -187,6 +187,7 @@ class Stepping:
             in_cgroup=True,
             has_reaper=False,
             can_pause=True,
+            in_order=True,
             bundle=self._bundle.path,
             rootfs=self._bundle.rootfs,
             cgroup=Path(self.container.record.cgroup),

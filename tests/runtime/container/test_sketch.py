@@ -62,8 +62,10 @@ def test_what_is_planned_is_what_is_run(tmp_path: Path, change: Callable[[schema
         if each.type != "bind" and not each.destination.startswith(("/dev/", "/sys/")):
             (bundle / "rootfs" / each.destination.strip("/")).mkdir(exist_ok=True)
     root = mount.clone_tree(bundle / "rootfs", recursive=True)
-    prepared = ground.prepare(wanted, root, attach_point=tmp_path, in_cgroup=True, has_reaper=False, can_pause=True)
-    drawn = sketch(wanted, has_reaper=False)
+    prepared = ground.prepare(
+        wanted, root, attach_point=tmp_path, in_cgroup=True, has_reaper=False, can_pause=True, in_order=True
+    )
+    drawn = sketch(wanted, has_reaper=False, in_order=True)
     try:
         facts = dataclasses.replace(prepared.facts, attach_point=drawn.facts.attach_point)
         drawn_facts = dataclasses.replace(drawn.facts, last_capability=facts.last_capability, grantable=facts.grantable)
