@@ -8,31 +8,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kernel.fd import Fd
 from kernel.resolve import read_in_root
 from runtime.container.config import ContainerConfig
+from runtime.container.passwd import MAX_FILE, GroupEntry, PasswdEntry, parse_group, parse_passwd
 from runtime.errors import InvalidArgument
 from runtime.spec import schema
 
-MAX_FILE = 1 << 20
 MAX_ID = (1 << 31) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class PasswdEntry:
-    name: str
-    uid: int
-    gid: int
-    home: str
-
-
-@dataclass(frozen=True, slots=True)
-class GroupEntry:
-    name: str
-    gid: int
-    members: tuple[str, ...]
 
 
 def resolve_user(root: Fd, config: ContainerConfig) -> tuple[schema.User, str]:
@@ -51,22 +35,6 @@ def resolve_user(root: Fd, config: ContainerConfig) -> tuple[schema.User, str]:
             raise InvalidArgument(f"user or group id {number}: must be between 0 and {MAX_ID}")
     # The primary group is among the supplementary ones too (CVE-2023-25173: a negative group permission must hold).
     return schema.User(uid=uid, gid=gid, additional_gids=sorted(groups | {gid})), entry.home if entry and entry.home else "/"
-
-
-def parse_passwd(content: bytes) -> Iterator[PasswdEntry]:
-    """The entries of an /etc/passwd (passwd(5)); lines that are none are passed over."""
-    for line in content.decode("utf-8", "surrogateescape").split("\n"):
-        fields = line.split(":")
-        if len(fields) >= 6 and fields[0] and _is_id(fields[2]) and _is_id(fields[3]):
-            yield PasswdEntry(fields[0], int(fields[2]), int(fields[3]), fields[5])
-
-
-def parse_group(content: bytes) -> Iterator[GroupEntry]:
-    """The entries of an /etc/group (group(5)); lines that are none are passed over."""
-    for line in content.decode("utf-8", "surrogateescape").split("\n"):
-        fields = line.split(":")
-        if len(fields) >= 4 and fields[0] and _is_id(fields[2]):
-            yield GroupEntry(fields[0], int(fields[2]), tuple(filter(None, fields[3].split(","))))
 
 
 def _find_entry(root: Fd, config: ContainerConfig) -> PasswdEntry | None:
@@ -108,7 +76,3 @@ def _read(root: Fd, path: str) -> bytes:
         if error.errno in (errno.EFBIG, errno.EINVAL, errno.ELOOP):
             raise InvalidArgument(f"the image's {path}: {error.strerror}") from error
         raise
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 11 and int(text) < 1 << 32

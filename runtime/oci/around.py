@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kernel.fd import open_path
 from kernel.process import open_pidfd
 from runtime.spec import schema
 
@@ -64,17 +66,21 @@ def run_start_hooks(container: Container) -> None:
     """startContainer: in the container, as its user, before its program.  Raises HookFailed."""
     from runtime.container import hooks
     from runtime.oci.create import compile_seccomp
+    from runtime.oci.home import environment_of
 
     spec = container.spec()
+    process = spec.process or schema.Process()
     cgroup = container.cgroup
     opened = None if cgroup is None else cgroup.open()
     with container.open_init() as init:
+        with open_path(f"/proc/{container.record.pid}/root", os.O_PATH | os.O_DIRECTORY) as root:
+            process.env = environment_of(process, root)
         hooks.run_in_container(
             "startContainer",
             spec.hooks.start_container,
             container.hook_state(),
             init,
-            spec.process or schema.Process(),
+            process,
             compile_seccomp(spec),
             opened,
         )

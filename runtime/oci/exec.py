@@ -24,7 +24,7 @@ from runtime.oci.create import compile_seccomp, hand_over_listener, take_preserv
 from runtime.oci.directory import CREATED, PAUSED, RUNNING, Container
 from runtime.oci.executable import check_executable
 from runtime.oci.flags import LIST, SWITCH, TEXT, Parsed
-from runtime.oci.home import with_home
+from runtime.oci.home import environment_of
 from runtime.oci.launch import launch, private_ends
 from runtime.oci.request import Request
 from runtime.oci.wait import Waiting
@@ -111,7 +111,8 @@ def process_of(request: Request, spec: schema.Spec, root: Fd) -> schema.Process:
         request.check_count(1)
         with open_path(flags.text("process")) as file:
             process = load_process(os.read(file.fileno(), SIZE_LIMIT_BYTES + 1))
-        return with_home(process, root)
+        process.env = environment_of(process, root)
+        return process
     if len(request.arguments) < 2:
         raise InvalidArgument("process args cannot be empty")
     process = msgspec.structs.replace(spec.process or schema.Process(), args=request.arguments[1:], terminal=flags.switch("tty"))
@@ -124,7 +125,8 @@ def process_of(request: Request, spec: schema.Spec, root: Fd) -> schema.Process:
     _change_user(process, flags)
     _add_capabilities(process, flags.texts("cap"))
     check_process(process)
-    return with_home(process, root)
+    process.env = environment_of(process, root)
+    return process
 
 
 def parse_user(text: str) -> tuple[int, int | None]:
@@ -190,15 +192,15 @@ def _open_terminal(process: schema.Process, root: Fd, opened: contextlib.ExitSta
 
 
 def _find_cgroup(request: Request, container: Container) -> Fd | None:
-    """The container's cgroup, or the one below it that --cgroup names; where the init is, when that is elsewhere below."""
+    """The container's cgroup, or the one below it that --cgroup names; where the init is now, if the first takes nobody."""
     cgroup = container.cgroup
     if cgroup is None:
         return None
     if request.flags.has("cgroup"):
         below = os.path.normpath("/" + request.flags.texts("cgroup")[-1])
         return open_cgroup(Cgroup(Path(f"{cgroup.path}{below}")), f"--cgroup {below}")
-    if cgroup.read("cgroup.subtree_control").split():
-        cgroup = _cgroup_of_init(container) or cgroup
+    if not cgroup.exists() or cgroup.read("cgroup.subtree_control").split():
+        cgroup = _cgroup_of_init(container)
     return open_cgroup(cgroup, "exec")
 
 
@@ -210,12 +212,11 @@ def open_cgroup(cgroup: Cgroup, what: str) -> Fd:
         raise InvalidArgument(f"{what}: there is no cgroup {cgroup.path}") from None
 
 
-def _cgroup_of_init(container: Container) -> Cgroup | None:
-    """Where the init has moved to below its first cgroup, which takes no processes since it hands controllers on."""
+def _cgroup_of_init(container: Container) -> Cgroup:
+    """Where the init has moved to from its first cgroup, which is gone, or takes no processes since it hands controllers on."""
     lines = Path(f"/proc/{container.record.pid}/cgroup").read_text().splitlines()
     path = next((line[3:] for line in lines if line.startswith("0::/")), "")
-    found = Path(container.record.tree + path)
-    return Cgroup(found) if Path(container.record.cgroup) in found.parents else None
+    return Cgroup(Path(container.record.tree + path))
 
 
 def _start(request: Request, container: Container, spec: schema.Spec, process: schema.Process, start: _Start) -> int:
@@ -250,6 +251,8 @@ def _start(request: Request, container: Container, spec: schema.Spec, process: s
             if progress.failed is not None or not progress.pid:
                 launched.end()
                 failed = progress.at if progress.failed is None else progress.failed
+                if program.all_steps[failed].call == "execve":
+                    raise StartFailed(f"exec {process.args[0]}: {os.strerror(progress.errno).lower()}")
                 raise StartFailed(describe_failure(program, failed, progress.errno))
             return progress.pid
     finally:

@@ -35,6 +35,8 @@ def find_place(tree: Path, container_id: str, cgroups_path: str, *, systemd: boo
     others = sum(len(group.processes()) for group in (cgroup, *cgroup.descendants()))
     if others:
         raise WrongState(f"cgroup {cgroup.path}: container's cgroup is not empty: {others} process(es) found")
+    if cgroup.exists() and cgroup.read("cgroup.freeze").strip() == "1":
+        raise WrongState(f"cgroup {cgroup.path}: container's cgroup unexpectedly frozen")
     return cgroup
 
 

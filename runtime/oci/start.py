@@ -77,7 +77,7 @@ def _release(container: Container) -> None:
         with open_path(container.record.rootfs, os.O_PATH | os.O_DIRECTORY) as root:
             hint = command_hint(process, progress.errno, root)
         reason = os.strerror(progress.errno).lower() + (f" — {hint}" if hint else "")
-        raise StartFailed(f'start container {container.id}: exec: "{process.args[0]}": {reason}')
+        raise StartFailed(f"exec {process.args[0]}: {reason}")
 
 
 def _wait_for_hang_up(ready: Fd) -> None:
