@@ -17,7 +17,7 @@ INSTRUCTION_SIZE = 8
 MOST = 64
 _LOAD = struct.Struct("=IIQQIIQII")
 _ATTACH = struct.Struct("=IIIII")  # and detach
-_QUERY = struct.Struct("=IIIIQI4x")
+_QUERY = struct.Struct("=IIIIQI36x")  # with room for all that a kernel may answer (a revision, since 6.17)
 _BY_ID = struct.Struct("=III")
 _LICENSE = b"Apache-2.0"
 
