@@ -163,7 +163,7 @@ def _likeness(step: PlannedStep) -> tuple[str, ...]:
 
 
 def _wholly(step: PlannedStep) -> tuple[object, ...]:
-    return (step.call, tuple(map(_bare, step.arguments)), step.tolerated)
+    return (step.call, tuple(map(_bare, step.arguments)), step.tolerated, step.why)  # why: of which mount it is, say
 
 
 def _bare(text: str) -> str:
