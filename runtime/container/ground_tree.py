@@ -19,6 +19,7 @@ from runtime.errors import InvalidSpec
 
 #: As many links as the kernel follows.
 LINKS = 40
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 #: What stands in the way there is the image's or the request's doing.
 _NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EEXIST, errno.ENAMETOOLONG}
 #: File systems in which nothing can be made, and what they are called where the node has them.
@@ -86,10 +87,12 @@ class Tree:
 
     def find(self, path: str, *, follow: bool = True) -> Place | None:
         """Where *path* leads; None if nothing is there.  *follow* false: a link at its end is what is meant."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            place = self._straight(path, follow=follow) if path.startswith("/") else None
-            return place or self._walk(path, follow=follow)
-        return None
+        try:
+            return self._straight(path, follow=follow) or self._walk(path, follow=follow)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return None
+            raise
 
     def make(self, path: str, *, directory: bool) -> Place:
         """The place at *path*, made with what leads there if it is absent; links that lead nowhere are followed too.
@@ -120,8 +123,10 @@ class Tree:
             return Place(path, layer, *_look(layer.file))
         try:
             file = open_in_root(layer.file, layer.inner(path), follow=follow)
-        except FileNotFoundError:
-            return None  # so the kernel says of a link to another layer, too
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return None  # so the kernel says of a link to another layer, too
+            raise
         with file:
             if os.readlink(f"/proc/self/fd/{file.fileno()}") != layer.inner(path):
                 return None
@@ -129,23 +134,23 @@ class Tree:
 
     def _walk(self, path: str, *, follow: bool = True, make: bool | None = None) -> Place:
         """Part by part, as the container's kernel would; *make* what is absent: True a directory, False a file."""
-        todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+        todo = [part for part in reversed(path.split("/")) if part]
         here, links = Place("/", self.root, True), 0
         missing: list[str] = []
         while todo:
             part = todo.pop()
-            if part == "..":
-                here = self._at(os.path.dirname(here.path))
-                continue
             if here.is_directory is False:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+            if part in (".", ".."):
+                here = here if part == "." else self._at(os.path.dirname(here.path))
+                continue
             name = f"{here.path.rstrip('/')}/{part}"
             target = self._link(name) if todo or follow else None
             if target is not None:
                 links += 1
                 if links > LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                todo += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+                todo += [part for part in reversed(target.split("/")) if part]
                 here = self._at("/") if target.startswith("/") else here
                 continue
             here = self._enter(name, None if make is None else make or bool(todo), missing)
