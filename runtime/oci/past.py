@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from runtime.errors import NotFound
 from runtime.history import StepRecord, records
 from runtime.oci.create import compile_seccomp
 from runtime.oci.directory import FACTS, REPORT, open_container
+from runtime.oci.home import environment_of
 
 UNKNOWN = "of its start nothing is kept"
 
@@ -31,6 +33,9 @@ def steps_of(root: Path, container_id: str) -> list[StepRecord]:
         except FileNotFoundError:
             raise NotFound(f"container {container_id}: {UNKNOWN}") from None
         with report:
+            if spec.process is not None:
+                with open_path(container.record.rootfs, os.O_PATH | os.O_DIRECTORY) as image:
+                    spec.process.env = environment_of(spec.process, image)
             ground_mounts.settle(spec, Path(container.record.bundle), Path(container.record.rootfs))
             program = init.program(f"init of {container_id}", spec, facts, compile_seccomp(spec))
             count = len(program.all_steps)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from kernel import stepper
 from kernel.cgroup import find_tree
-from kernel.fd import Fd, eventfd, memory, pipe
+from kernel.fd import Fd, eventfd, memory, open_path, pipe
 from kernel.process import open_pidfd, send_signal
 from kernel.report import SKIPPED
 from runtime.container import ground, init
@@ -40,6 +40,7 @@ from runtime.oci.console import Relay
 from runtime.oci.create import compile_seccomp
 from runtime.oci.delete import destroy
 from runtime.oci.directory import ATTACH_POINT, CONFIG, Container, Record, make_container, start_time, write_whole
+from runtime.oci.home import environment_of
 from runtime.oci.launch import null_streams, open_null
 from runtime.oci.log import timestamp
 from runtime.oci.wait import Waiting
@@ -72,6 +73,9 @@ def open_stepping(path: Path) -> Stepping:
     bundle = load_bundle(os.fspath(directory), config)
     if bundle.spec.linux.seccomp is not None and bundle.spec.linux.seccomp.listener_path:
         raise Unsupported("linux.seccomp.listenerPath: nobody would listen while steps are made one by one")
+    if bundle.spec.process is not None:
+        with open_path(bundle.rootfs, os.O_PATH | os.O_DIRECTORY) as image:
+            bundle.spec.process.env = environment_of(bundle.spec.process, image)
     with contextlib.ExitStack() as undo:
         root = Path(tempfile.mkdtemp(prefix="kernelet-step-", dir="/run"))
         undo.callback(shutil.rmtree, root, ignore_errors=True)

@@ -38,7 +38,7 @@ def spec(change: Callable[[schema.Spec], object] = lambda _: None) -> schema.Spe
         hostname="by-hand",
         process=schema.Process(
             args=["sh", "-c", LOOK],
-            env=["PATH=/bin", "WORDS=two words"],
+            env=["PATH=/bin", "WORDS=two words", "HOME=/home"],
             cwd="/work",
             no_new_privileges=True,
             oom_score_adj=500,
