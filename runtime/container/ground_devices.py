@@ -14,6 +14,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable
+from functools import lru_cache
 
 from kernel import mount as kernel_mount
 from kernel.capability import CAPABILITIES, sets_of
@@ -21,14 +22,11 @@ from kernel.fd import Fd
 from kernel.program import Flags
 from kernel.resolve import open_in_root
 from runtime.container import userns
-from runtime.container.ground_binds import open_device
+from runtime.container.ground_binds import is_in_initial_namespace, open_device
 from runtime.container.ground_tree import Tree
 from runtime.container.rootfs_devices import has_own_dev, mode_of, number_of, wanted_devices
 from runtime.errors import InvalidSpec, Unsupported
 from runtime.spec import schema
-
-#: On every kernel (PROC_USER_INIT_INO in include/linux/proc_ns.h).
-INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 
 
 def see_to(spec: schema.Spec, tree: Tree, keep: Callable[[Fd], int], *, in_user_namespace: bool) -> dict[str, int | None]:
@@ -167,9 +165,13 @@ def _without_use(file: Fd) -> Fd:
 
 def may_make_nodes() -> bool:
     """Whether mknod(2) is permitted for devices: in the initial user namespace, and with the right to."""
-    if os.stat("/proc/self/ns/user").st_ino != INITIAL_USER_NAMESPACE:
-        return False
-    return bool(sets_of().effective >> CAPABILITIES["CAP_MKNOD"] & 1)
+    return _may_make_nodes(os.getpid())
+
+
+@lru_cache(1)
+def _may_make_nodes(_pid: int) -> bool:
+    """Remembered, as long as we are the same process: to read one's rights takes longer than to prepare a mount."""
+    return is_in_initial_namespace() and bool(sets_of().effective >> CAPABILITIES["CAP_MKNOD"] & 1)
 
 
 def _is(status: os.stat_result, device: schema.Device) -> bool:

@@ -18,7 +18,14 @@ from kernel.program import Flags
 from kernel.resolve import is_directory, open_in_root
 from runtime.container import userns
 from runtime.container.facts import LateMount, OpenedMount
-from runtime.container.ground_binds import apply_attributes, check_bind, is_id_mapped, open_bind, propagate
+from runtime.container.ground_binds import (
+    apply_attributes,
+    check_bind,
+    is_id_mapped,
+    is_in_initial_namespace,
+    open_bind,
+    propagate,
+)
 from runtime.container.ground_tree import Place, Tree
 from runtime.container.options import Options, parse_options
 from runtime.container.over_proc import check_over_proc
@@ -127,9 +134,13 @@ class Mounts:
             self._note_missing(len(self._spec.mounts), self.tree.make(process.cwd, directory=True))
 
     def _make_place(self, index: int, mount: schema.Mount, *, directory: bool) -> Place:
-        if mount.type in ("proc", "sysfs"):
-            self._require_ordinary(mount)
-        place = self.tree.make(mount.destination, directory=directory)
+        is_ordinary = mount.type not in ("proc", "sysfs")
+        try:
+            place = self.tree.make(mount.destination, directory=directory)
+            is_ordinary = is_ordinary or place.path == mount.destination
+        finally:
+            if not is_ordinary:
+                self._require_ordinary(mount)
         if place.path == "/":
             raise InvalidSpec(f"mounts[{index}].destination {mount.destination}: leads to /, and the root is the image's")
         self._note_missing(index, place)
@@ -168,9 +179,9 @@ class Mounts:
         if mount.type == "devpts" and self._spec.process is not None and self._spec.process.terminal and self.terminal is None:
             return self._open_terminal(index, options)
         if mount.type in ("cgroup", "cgroup2") and not self._has_own_cgroups():
-            return self._take(index, self._shown(mount, options, os.fspath(self._find_cgroup())))
+            return self._take(index, self._own_cgroup(mount, options))
         needs, source = _SHOWS.get(mount.type, ("", ""))
-        if self._namespace is not None and needs and needs not in self._own:
+        if needs and needs not in self._own and (self._namespace is not None or not is_in_initial_namespace()):
             return self._take(index, self._of_the_node(mount, options, source))
         return None
 
@@ -197,7 +208,7 @@ class Mounts:
 
     def _find_namespace(self, mount: schema.Mount) -> Fd:
         """The user namespace whose maps *mount* has: of its own, or the container's."""
-        if os.geteuid():
+        if not is_in_initial_namespace() or os.geteuid():
             raise Unsupported(f"mount {mount.destination}: uidMappings: id-mapped mounts take the rights of root")
         if mount.uid_mappings:
             return userns.make(mount.uid_mappings, mount.gid_mappings, where=f"mount {mount.destination}")
@@ -244,11 +255,14 @@ class Mounts:
         with open_namespace("thread-self", "cgroup") as ours:
             return identity(Path(namespace.path)) not in (INITIAL_CGROUP_NAMESPACE, identity(ours))
 
-    def _find_cgroup(self) -> Path:
+    def _own_cgroup(self, mount: schema.Mount, options: Options) -> Fd:
+        """The container's own cgroup; or if it has none, ours, which it may look at (CVE-2023-25809)."""
         if self._cgroup is not None:
-            return self._cgroup
+            return self._shown(mount, options, os.fspath(self._cgroup))
         own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        return find_tree() / own.lstrip("/")
+        file = self._shown(mount, options, os.fspath(find_tree() / own.lstrip("/")))
+        kernel_mount.set_attributes(file, add=Flags(("MOUNT_ATTR_RDONLY",)).value(), recursive=True)
+        return file
 
     def _open_terminal(self, index: int, options: Options) -> Fd:
         """Mount the container's devpts here, so that its first terminal is opened by descriptor (CVE-2025-52565)."""

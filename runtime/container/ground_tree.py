@@ -75,8 +75,9 @@ class Tree:
 
     def on_top(self, path: str) -> Layer:
         """The layer that *path*, free of links, lies in."""
+        below = f"{path}/"
         for layer in reversed(self._layers):
-            if path.startswith(layer.prefix) or path == layer.prefix[:-1]:
+            if below.startswith(layer.prefix):
                 return layer
         return self.root
 
@@ -100,7 +101,8 @@ class Tree:
         Raises InvalidSpec when something else is in the way, or what is below is read-only.
         """
         try:
-            place = self._straight(path) or self._walk(path, make=directory)
+            place = self._walk(path, make=directory) if self.on_top(path).file is None else None
+            place = place or self._straight(path) or self._walk(path, make=directory)
             if place.is_directory not in (None, directory):
                 code = errno.EISDIR if place.is_directory else errno.ENOTDIR
                 raise OSError(code, os.strerror(code), path)
@@ -118,7 +120,7 @@ class Tree:
         path = path.rstrip("/") or "/"
         layer = self.on_top(path)
         if layer.file is None:
-            return None
+            return self._straight_in_kernel(path, layer) if follow else None
         if path == layer.prefix[:-1] or path == "/":
             return Place(path, layer, *_look(layer.file))
         try:
@@ -131,6 +133,16 @@ class Tree:
             if os.readlink(f"/proc/self/fd/{file.fileno()}") != layer.inner(path):
                 return None
             return Place(path, layer, *_look(file))
+
+    def _straight_in_kernel(self, path: str, layer: Layer) -> Place | None:
+        """The same of a file system of the kernel's, whose links lead to itself."""
+        known = _OF_THE_KERNEL.get(layer.type)
+        if not known or "/." in path or "//" in path:
+            return None
+        kind = _kind_in_kernel(known + layer.inner(path))
+        if kind is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return Place(path, layer, kind)
 
     def _walk(self, path: str, *, follow: bool = True, make: bool | None = None) -> Place:
         """Part by part, as the container's kernel would; *make* what is absent: True a directory, False a file."""
