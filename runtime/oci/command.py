@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from runtime.errors import InvalidArgument, KerneletError
-from runtime.oci.flags import SWITCH, TEXT, Parsed, parse
+from runtime.oci.flags import LIST, SWITCH, TEXT, Parsed, Table, parse
 from runtime.oci.log import Log
 from runtime.oci.request import Request
 
@@ -32,6 +32,9 @@ COMMANDS = (
 TAKES_WORDS = ("exec", "ps")
 #: resume and restore live with their counterparts.
 MODULES = {"resume": "pause", "restore": "checkpoint"}
+ABOUT = f"kernelet-oci: runs containers as version {SPEC} of the OCI runtime specification describes them"
+#: What a flag of each kind is followed by, in a help text.
+TAKEN = {SWITCH: "", TEXT: " VALUE", LIST: " VALUE (may be repeated)"}
 DEFAULT_ROOT = "/run/kernelet-oci"
 
 
@@ -46,7 +49,11 @@ def main(words: list[str] | None = None) -> int:
             sys.stdout.write(f"kernelet-oci version {VERSION}\ncommit: {VERSION}\nspec: {SPEC}\n")
             return 0
         if given.switch("help") or not given.arguments:
-            sys.stdout.write(usage())
+            sys.stdout.write(
+                help_of(
+                    "kernelet-oci", ABOUT, f"[FLAGS] COMMAND [FLAGS] [ARGUMENTS]\n\nCOMMANDS:\n   {', '.join(COMMANDS)}", FLAGS
+                )
+            )
             return 0
         return perform(given, log)
     except (KerneletError, OSError) as error:
@@ -62,22 +69,23 @@ def perform(given: Parsed, log: Log) -> int:
     """Import the command's module and run it."""
     command, *words = given.arguments
     if command not in COMMANDS:
-        raise InvalidArgument(f'no such command "{command}"; there are {", ".join(COMMANDS)}')
+        raise InvalidArgument(f"No help topic for '{command}': no such command; there are {', '.join(COMMANDS)}")
     from importlib import import_module
 
     module = import_module(f"runtime.oci.{MODULES.get(command, command)}")
     flags = parse({**module.FLAGS, "help h": SWITCH}, words, mixed=command not in TAKES_WORDS)
     if flags.switch("help"):
-        sys.stdout.write(f"usage: kernelet-oci {command} {module.USAGE}\n")
+        sys.stdout.write(help_of(f"kernelet-oci {command}", module.__doc__ or "", module.USAGE, module.FLAGS))
         return 0
+    log.debug(f"{command}: containers are remembered in {find_root(given)}")
     systemd = given.switch("systemd-cgroup") or given.text("cgroup-manager") == "systemd"
     request = Request(command, find_root(given), log, flags, systemd=systemd)
     return int(module.run(request))
 
 
-def find_root(given: Parsed) -> Path:
+def find_root(given: Parsed | None = None) -> Path:
     """Where containers are remembered: --root, or a directory of the user's that does not survive a reboot."""
-    if given.has("root"):
+    if given is not None and given.has("root"):
         return Path(os.path.abspath(given.text("root")))
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.geteuid() != 0 and runtime_dir:
@@ -103,12 +111,16 @@ def describe(error: BaseException) -> str:
     return str(error)
 
 
-def usage() -> str:
-    """What there is."""
-    return (
-        "usage: kernelet-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND [FLAGS] [ARGUMENTS]\n"
-        f"commands: {', '.join(COMMANDS)}\n"
+def help_of(name: str, about: str, usage: str, flags: Table) -> str:
+    """What -h says of a command, or of all."""
+    sentence = about.partition("\n")[0].rstrip(".").replace("`", "")
+    if sentence.startswith(f"{name.rsplit(maxsplit=1)[-1]}: "):
+        sentence = sentence.partition(": ")[2]
+    shown = (
+        "   " + ", ".join(f"--{each}" if len(each) > 1 else f"-{each}" for each in names.split()) + TAKEN[kind]
+        for names, kind in flags.items()
     )
+    return f"NAME:\n   {name} - {sentence}\n\nUSAGE:\n   {name} {usage}\n\nFLAGS:\n" + "\n".join(shown) + "\n"
 
 
 def _log_format(given: Parsed) -> str:

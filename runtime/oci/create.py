@@ -99,6 +99,9 @@ def create(request: Request, *, detached: bool = True) -> Created:
             check_executable(inside, process)
         container.record.pid, container.record.start_time = launched.pid, start_time(launched.pid)
         container.save()
+        request.log.debug(
+            f"create {container.id}: {len(program.all_steps)} steps, process {launched.pid}, {container.record.cgroup}"
+        )
         if detached:
             console.hand_over(request, prepared.terminal)
         write_pid_files(request, launched.pid)

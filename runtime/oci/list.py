@@ -7,6 +7,7 @@ import sys
 import msgspec
 
 from runtime.errors import ContainerNotFound, InvalidArgument, WrongState
+from runtime.oci.command import find_root
 from runtime.oci.directory import all_ids, open_container
 from runtime.oci.flags import SWITCH, TEXT
 from runtime.oci.ps import user_name
@@ -22,6 +23,8 @@ def run(request: Request) -> int:
     form = request.flags.text("format", "table")
     if form not in ("table", "json"):
         raise InvalidArgument(f'--format "{form}": must be table or json')
+    if not request.root.is_dir() and request.root != find_root():
+        raise ContainerNotFound(f"--root {request.root}: there is no such directory")
     states = _states(request)
     if request.flags.switch("quiet"):
         sys.stdout.write("".join(f"{state['id']}\n" for state in states))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import InvalidArgument
+from runtime.oci.command import COMMANDS
 from runtime.oci.exec import parse_user
 from runtime.oci.kill import parse_signal
 from tests.support import cgroup, wait
@@ -131,7 +132,7 @@ def test_errors_go_to_the_log_as_json(oci: CommandLine) -> None:
     [
         (("--nosuch",), "flag provided but not defined: -nosuch"),
         (("create", "--nosuch", "web"), "flag provided but not defined: -nosuch"),
-        (("nosuch",), 'no such command "nosuch"'),
+        (("nosuch",), "No help topic for 'nosuch': no such command"),
         (("create",), '"create" requires exactly 1 argument(s)'),
         (("state", "a", "b"), '"state" takes at most 1 argument(s)'),
         (("create", "../web"), "invalid container id format"),
@@ -142,6 +143,58 @@ def test_errors_go_to_the_log_as_json(oci: CommandLine) -> None:
 )
 def test_a_wrong_use_is_told(oci: CommandLine, words: tuple[str, ...], message: str) -> None:
     assert message in oci.refusal(*words)
+
+
+def test_help_is_there_for_each_command(oci: CommandLine) -> None:
+    assert oci.call("-h").stdout.startswith("NAME:\n   kernelet-oci - ")
+    for command in COMMANDS:
+        said = oci.call(command, "--help").stdout
+        assert said.startswith(f"NAME:\n   kernelet-oci {command} - ")
+        assert "\nFLAGS:\n" in said
+
+
+def test_debug_says_what_is_done(oci: CommandLine) -> None:
+    log = oci.bundle / "log"
+    oci.configure("true")
+    assert 'level=debug msg="create web: ' in oci.call("--debug", "run", "web").stderr
+    oci.call("--debug", "--log", str(log), "run", "web")
+    assert "level=debug" in log.read_text()
+
+
+def test_a_root_that_is_asked_for_must_be_there_to_be_listed(oci: CommandLine) -> None:
+    assert "there is no such directory" in oci.refusal("list")
+    oci.root.mkdir()
+    assert oci.call("list", "-q").stdout == ""
+
+
+def test_a_frozen_cgroup_is_not_moved_into(oci: CommandLine) -> None:
+    group = cgroup.ROOT / "kernelet-oci/web"
+    group.mkdir(parents=True)
+    (group / "cgroup.freeze").write_text("1")
+    assert "container's cgroup unexpectedly frozen" in oci.refusal("create", "web")
+    group.rmdir()
+    group.parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("env", "uid", "seen"),
+    [
+        (["A=1"], 0, ["A=1", "HOME=/root"]),
+        (["A=1", "B=2", "A=3"], 1000, ["A=3", "B=2", "HOME=/home/user"]),
+        (["HOME="], 12345, ["HOME=/"]),
+        (["HOME=/x", "HOME="], 0, ["HOME=/root"]),
+        (["HOME=", "HOME=/override"], 0, ["HOME=/override"]),
+    ],
+)
+def test_the_environment_has_each_name_once_and_a_home(oci: CommandLine, env: list[str], uid: int, seen: list[str]) -> None:
+    oci.configure("/usr/bin/env", change=lambda config: config["process"].update(env=env, user={"uid": uid, "gid": 0}))
+    assert sorted(oci.call("run", "web").stdout.split()) == sorted(seen)
+    (oci.bundle / "process.json").write_text(
+        json.dumps({"args": ["/usr/bin/env"], "env": env, "user": {"uid": uid, "gid": 0}, "cwd": "/"})
+    )
+    oci.configure("sleep", "1000")
+    oci.call("run", "--detach", "web")
+    assert sorted(oci.call("exec", "--process", "process.json", "web").stdout.split()) == sorted(seen)
 
 
 def test_run_is_all_of_it(oci: CommandLine) -> None:
@@ -225,7 +278,6 @@ def test_exec_enters_a_cgroup_below(oci: CommandLine) -> None:
 
 
 def test_list_has_them_all(oci: CommandLine) -> None:
-    assert json.loads(oci.call("list", "--format", "json").stdout) == []
     oci.call("create", "b")
     oci.call("run", "--detach", "a")
     listed: list[dict[str, Any]] = json.loads(oci.call("list", "--format", "json").stdout)
