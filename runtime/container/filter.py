@@ -32,6 +32,15 @@ class SystemCallFilter:
         return NEW_LISTENER in self.flags
 
 
+def needs_listener(profile: schema.Seccomp) -> bool:
+    """Whether there are calls that wait for an answer.
+
+    Where there are none an agent that *profile* names is told nevertheless, if it is there: crun does, and its callers wait
+    for it.  runtime-spec has the name ignored then, so it is no fault if there is nobody.
+    """
+    return any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls)
+
+
 def flags_of(profile: schema.Seccomp) -> tuple[str, ...]:
     """The flags for seccomp(2) that *profile* needs.
 
@@ -39,7 +48,7 @@ def flags_of(profile: schema.Seccomp) -> tuple[str, ...]:
     WAIT_KILLABLE_RECV is about the listener and refused without.  A profile that does not speak of flags gets
     SPEC_ALLOW, as from runc and crun: a filter is not to slow down all that a program does.
     """
-    listens = any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls)
+    listens = needs_listener(profile) or bool(profile.listener_path)
     asked = (SPEC_ALLOW,) if profile.flags is None else tuple(dict.fromkeys(profile.flags))
     idle = (TSYNC,) if listens else (TSYNC, KILLABLE)
     return (*(flag for flag in asked if flag not in idle), *((NEW_LISTENER,) if listens else ()))

@@ -19,7 +19,7 @@ from kernel.fd import Fd, take_from
 from kernel.process import open_pidfd
 from kernel.program import Program
 from kernel.report import read_report
-from runtime.container.filter import LISTENER
+from runtime.container.filter import LISTENER, needs_listener
 from runtime.errors import StartFailed
 from runtime.spec import schema
 
@@ -47,7 +47,11 @@ def hand_over(program: Program, report: Fd, profile: schema.Seccomp | None, stat
         return
     outcome = read_report(report, len(program.all_steps))
     with open_pidfd(outcome.pid) as pidfd, take_from(pidfd, outcome.results[index]) as listener:
-        send(listener, profile, state, outcome.pid)
+        try:
+            send(listener, profile, state, outcome.pid)
+        except StartFailed:
+            if needs_listener(profile):
+                raise
 
 
 def send(listener: Fd, profile: schema.Seccomp, state: schema.State, pid: int) -> None:

@@ -114,7 +114,7 @@ def become(steps: Program, process: schema.Process, how: Becoming) -> None:
     drop_bounding(steps, capabilities, how.last_capability)
     if how.filter is not None and not process.no_new_privileges:
         install(steps, how.filter, "now, because without no_new_privs it takes CAP_SYS_ADMIN")
-    _change_user(steps, user, has_users=how.has_users)
+    _change_user(steps, process, has_users=how.has_users)
     set_all(steps, capabilities, how.last_capability, how.grantable)
     steps.heading("no new privileges")
     if process.no_new_privileges:
@@ -133,7 +133,8 @@ def become_root(steps: Program) -> None:
     steps.call("setresuid", 0, 0, 0, why="root of the container, nobody to the node", hint=hint)
 
 
-def _change_user(steps: Program, user: schema.User, *, has_users: bool) -> None:
+def _change_user(steps: Program, process: schema.Process, *, has_users: bool) -> None:
+    user = process.user
     steps.heading("user and groups")
     if user.uid:
         steps.call("prctl", Flags(("PR_SET_KEEPCAPS",)), 1, 0, 0, 0, why="keep capabilities over the change of user")
@@ -143,7 +144,7 @@ def _change_user(steps: Program, user: schema.User, *, has_users: bool) -> None:
                 "fchown",
                 stream,
                 user.uid,
-                -1,
+                -1 if process.terminal else user.gid,  # the group of a terminal is the devpts'
                 tolerate=(errno.EPERM, errno.EINVAL, errno.EROFS),
                 why="so that /dev/stdout can be opened again by the user",
             )
@@ -178,7 +179,7 @@ def _stand_in(steps: Program, path: str) -> None:
         24,
         store="cwd",
         why="find the working directory inside the root",
-        hint="the working directory must exist in the image",
+        hint="chdir: the working directory must exist in the image",
     )
     steps.call("fchdir", directory, why="the working directory")
 

@@ -29,6 +29,7 @@ def set_sysctls(steps: Program, spec: schema.Spec, procfs: int | None, owners: C
     """Write those of the spec's settings that belong to *owners*: procfs shows those of the namespaces that the writer is in."""
     namespaces = {namespace.type for namespace in spec.linux.namespaces}
     wanted = {key: value for key, value in spec.linux.sysctl.items() if check(key, namespaces) in owners}
+    _check_names(spec)
     if wanted:
         steps.heading("kernel settings")
     for key, value in wanted.items():
@@ -55,6 +56,14 @@ def check(key: str, namespaces: Collection[str]) -> str:
     if owner not in namespaces:
         raise InvalidSpec(f"linux.sysctl {key}: the container is in the node's {owner} namespace, which is not changed for it")
     return owner
+
+
+def _check_names(spec: schema.Spec) -> None:
+    """Raise InvalidSpec for a name of the machine that is given twice and not the same."""
+    for key, value in spec.linux.sysctl.items():
+        for field, name in (("hostname", spec.hostname), ("domainname", spec.domainname)):
+            if name and _dotted(key) == f"kernel.{field}" and value != name:
+                raise InvalidSpec(f"linux.sysctl {key}: {value!r} conflicts with the field for it: {field} says {name!r}")
 
 
 def _dotted(key: str) -> str:

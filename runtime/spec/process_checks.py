@@ -19,6 +19,8 @@ SCHEDULER_FLAGS = frozenset(
     for name in ("RESET_ON_FORK", "RECLAIM", "DL_OVERRUN", "KEEP_POLICY", "KEEP_PARAMS", "UTIL_CLAMP_MIN", "UTIL_CLAMP_MAX")
 )
 IO_CLASSES = frozenset({"IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"})
+#: The shortest runtime of a deadline process: the scheduler reckons in units of 1,024 ns (DL_SCALE).
+LEAST_NANOSECONDS = 1 << 10
 _REAL_TIME = ("SCHED_FIFO", "SCHED_RR")
 
 
@@ -75,3 +77,20 @@ def _check_scheduler(wanted: schema.Scheduler, where: str) -> None:
         check_range(getattr(wanted, field), 0, 2**64 - 1, f"{where}.{field}")
         if wanted.policy != "SCHED_DEADLINE" and getattr(wanted, field):
             raise InvalidSpec(f"{where}.{field}: {wanted.policy} has none, it is for SCHED_DEADLINE")
+    if wanted.policy == "SCHED_DEADLINE":
+        _check_deadline(wanted, where)
+
+
+def _check_deadline(wanted: schema.Scheduler, where: str) -> None:
+    """What the kernel asks of the three times (__checkparam_dl), in crun's words: its callers look for them."""
+    said = "sched_setattr: `SCHED_DEADLINE`"
+    if not wanted.runtime:
+        raise InvalidSpec(f"{where}.runtime: {said} runtime must be greater than 0")
+    if not wanted.deadline:
+        raise InvalidSpec(f"{where}.deadline: {said} requires `deadline`")
+    if not LEAST_NANOSECONDS <= wanted.runtime < 2**63:
+        raise InvalidSpec(f"{where}.runtime: {said} runtime {wanted.runtime} must be between {LEAST_NANOSECONDS} and {2**63 - 1}")
+    if wanted.runtime > wanted.deadline:
+        raise InvalidSpec(f"{where}.runtime: {said} runtime {wanted.runtime} must be <= deadline {wanted.deadline}")
+    if wanted.period and wanted.deadline > wanted.period:
+        raise InvalidSpec(f"{where}.deadline: {said} deadline {wanted.deadline} must be <= period {wanted.period}")

@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -237,8 +237,27 @@ def test_an_agent_that_is_not_there_is_told_by_its_path(tmp_path: Path) -> None:
         notify.send(file, seccomp, STATE, 1)
 
 
+def test_an_agent_of_calls_that_do_not_wait_is_told_if_it_is_there(node: inside.Node, tmp_path: Path) -> None:
+    wanted = inside.spec("mkdir -p /tmp/x && echo made")
+    wanted.linux.seccomp = profile(listener_path=str(tmp_path / "agent"))
+    for is_there in (True, False):
+        prepared = node.prepare(wanted)
+        with closing(prepared), memory("output", b"", seal=False) as output, ExitStack() as agents:
+            found = agents.enter_context(agent(tmp_path / "agent")) if is_there else None
+            program = init.program("test", wanted, prepared.facts, compile_filter(wanted.linux.seccomp))
+            files = {**prepared.descriptors, Descriptor.STDOUT: output, Descriptor.STDERR: output}
+            with launch(program, files, private_ends(program)) as launched:
+                assert launched.hear() == "c"
+                notify.hand_over(program, launched.report, wanted.linux.seccomp, STATE)
+                assert finish(launched, output) == "made\n"
+        if found is not None:
+            assert len(found.states) == 1
+            assert found.calls == []
+            (tmp_path / "agent").unlink()
+
+
 def test_nothing_is_sent_without_a_listener(node: inside.Node) -> None:
     wanted = inside.spec("true")
     prepared = node.prepare(wanted)
     with closing(prepared), memory("report", b"") as report:
-        notify.hand_over(init.program("test", wanted, prepared.facts), report, profile(listener_path="/nobody"), STATE)
+        notify.hand_over(init.program("test", wanted, prepared.facts), report, profile(), STATE)

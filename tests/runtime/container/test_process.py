@@ -259,7 +259,7 @@ def test_descriptors_of_the_caller_begin_at_three_and_no_other_is_there(node: in
 
 def test_streams_belong_to_the_user(node: inside.Node) -> None:
     user = schema.User(uid=1000, gid=1001)
-    assert node.run(inside.spec("stat -L -c %u:%g /proc/self/fd/1", user=user)) == "1000:0\n"
+    assert node.run(inside.spec("stat -L -c %u:%g /proc/self/fd/1", user=user)) == "1000:1001\n"
 
 
 def test_a_terminal_has_the_size_of_the_spec(node: inside.Node) -> None:
@@ -291,6 +291,17 @@ def test_settings_of_own_namespaces_are_written(node: inside.Node) -> None:
         if users:
             inside.with_users(wanted)
         assert node.run(wanted).split() == list(settings.values())
+
+
+def test_a_setting_that_contradicts_a_field_is_refused_by_name(node: inside.Node) -> None:
+    for key, field in (("kernel.domainname", "domainname"), ("kernel/hostname", "hostname")):
+        wanted = inside.spec(f"cat /proc/sys/kernel/{field}")
+        setattr(wanted, field, "one")
+        wanted.linux.sysctl = {key: "two"}
+        with pytest.raises(InvalidSpec, match=f"^linux.sysctl {key}: .*{field} says 'one'"):
+            node.run(wanted)
+        wanted.linux.sysctl = {key: "one"}
+        assert node.run(wanted) == "one\n"
 
 
 def test_settings_of_the_node_are_refused_by_name(node: inside.Node) -> None:

@@ -120,6 +120,25 @@ def test_a_whole_document_is_read() -> None:
             {"policy": "SCHED_RR", "priority": 3, "period": 5},
             "process.scheduler.period: SCHED_RR has none, it is for SCHED_DEADLINE",
         ),
+        *(
+            ("process.scheduler", {"policy": "SCHED_DEADLINE", **times}, f"process.scheduler.{message}")
+            for times, message in (
+                ({"deadline": 5}, "runtime: sched_setattr: `SCHED_DEADLINE` runtime must be greater than 0"),
+                ({"runtime": 5000}, "deadline: sched_setattr: `SCHED_DEADLINE` requires `deadline`"),
+                (
+                    {"runtime": 1023, "deadline": 5000},
+                    f"runtime: sched_setattr: `SCHED_DEADLINE` runtime 1023 must be between 1024 and {2**63 - 1}",
+                ),
+                (
+                    {"runtime": 5001, "deadline": 5000},
+                    "runtime: sched_setattr: `SCHED_DEADLINE` runtime 5001 must be <= deadline 5000",
+                ),
+                (
+                    {"runtime": 5000, "deadline": 7000, "period": 6999},
+                    "deadline: sched_setattr: `SCHED_DEADLINE` deadline 7000 must be <= period 6999",
+                ),
+            )
+        ),
         (
             "process.ioPriority",
             {"class": "IOPRIO_CLASS_NONE", "priority": 1},
