@@ -85,7 +85,7 @@ def _check_deadline(wanted: schema.Scheduler, where: str) -> None:
     """What the kernel asks of the three times (__checkparam_dl), in crun's words: its callers look for them."""
     said = "sched_setattr: `SCHED_DEADLINE`"
     if not wanted.runtime:
-        raise InvalidSpec(f"{where}.runtime: {said} runtime must be greater than 0")
+        raise InvalidSpec(f"{where}.runtime: {said} requires `runtime`; {said} runtime must be greater than 0")
     if not wanted.deadline:
         raise InvalidSpec(f"{where}.deadline: {said} requires `deadline`")
     if not LEAST_NANOSECONDS <= wanted.runtime < 2**63:

@@ -123,7 +123,11 @@ def test_a_whole_document_is_read() -> None:
         *(
             ("process.scheduler", {"policy": "SCHED_DEADLINE", **times}, f"process.scheduler.{message}")
             for times, message in (
-                ({"deadline": 5}, "runtime: sched_setattr: `SCHED_DEADLINE` runtime must be greater than 0"),
+                (
+                    {"deadline": 5},
+                    "runtime: sched_setattr: `SCHED_DEADLINE` requires `runtime`; "
+                    "sched_setattr: `SCHED_DEADLINE` runtime must be greater than 0",
+                ),
                 ({"runtime": 5000}, "deadline: sched_setattr: `SCHED_DEADLINE` requires `deadline`"),
                 (
                     {"runtime": 1023, "deadline": 5000},
