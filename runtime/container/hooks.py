@@ -79,16 +79,17 @@ def run_every(kind: str, hooks: Sequence[schema.Hook], state: schema.State) -> l
     return warnings
 
 
-def run_in_namespaces(kind: str, hooks: Sequence[schema.Hook], state: schema.State, init: Fd) -> None:
+def run_in_namespaces(kind: str, hooks: Sequence[schema.Hook], state: schema.State, init: Fd, rootfs: str) -> None:
     """As ``run``, in the namespaces of the container (createContainer): *init* is the pidfd of *state*.pid.
 
     Before the pivot its mount namespace still shows the host's tree, in which the hook's program is found, with the
-    container's mounts added.
+    container's mounts added.  The working directory is *rootfs*, as runc has it (crun has the bundle, the
+    specification says nothing): what such a hook is for, adding files and mounts, is done there.
     """
     kinds = kinds_of(state.pid)
     seen = _seen_inside(state)
     for index, hook in enumerate(hooks):
-        steps = program(kind, index, hook, state.bundle, kinds)
+        steps = program(kind, index, hook, rootfs, kinds)
         _run(_Hook(kind, index, hook, seen), steps, {join.CONTAINER: init})
 
 
@@ -126,8 +127,8 @@ def _seen_inside(state: schema.State) -> schema.State:
     return msgspec.structs.replace(state, pid=int(pids[-1]))
 
 
-def program(kind: str, index: int, hook: schema.Hook, bundle: str, kinds: tuple[str, ...] = ()) -> Program:
-    """The steps of *hook*, with its working directory in *bundle*; in the namespaces *kinds* of the process at CONTAINER."""
+def program(kind: str, index: int, hook: schema.Hook, directory: str, kinds: tuple[str, ...] = ()) -> Program:
+    """The steps of *hook*, with its working directory; in the namespaces *kinds* of the process at CONTAINER."""
     steps = Program(_title(kind, index))
     for number in (32, 33):
         default = Words(8, (0, 0, 0, 0), label="{SIG_DFL}")
@@ -135,8 +136,8 @@ def program(kind: str, index: int, hook: schema.Hook, bundle: str, kinds: tuple[
     rest = tuple(each for each in kinds if each != "CLONE_NEWUSER")
     if rest:
         steps.call("setns", join.CONTAINER, Flags(rest), why="the container's namespaces", hint="the container is gone")
-    why = "hooks find config.json here (ENOENT: it is gone by now); before the user namespace, whose root may not come here"
-    steps.call("chdir", bundle, tolerate=(errno.ENOENT,), why=why)
+    why = "where hooks begin (ENOENT: it is gone by now); before the user namespace, whose root may not come here"
+    steps.call("chdir", directory, tolerate=(errno.ENOENT,), why=why)
     if kinds:
         _be_in_the_container(steps, has_users="CLONE_NEWUSER" in kinds)
     steps.call("setsid", why="a process group of its own, to be killed as a whole when its time is over")

@@ -40,7 +40,8 @@ def run_create_hooks(container: Container, spec: schema.Spec, pid: int) -> None:
     hooks.run("createRuntime", spec.hooks.create_runtime, state)
     if spec.hooks.create_container:
         with open_pidfd(pid) as init:
-            hooks.run_in_namespaces("createContainer", spec.hooks.create_container, state, init)
+            rootfs = container.record.rootfs
+            hooks.run_in_namespaces("createContainer", spec.hooks.create_container, state, init, rootfs)
 
 
 def _join_class(container: Container, wanted: schema.IntelRdt, pid: int) -> None:

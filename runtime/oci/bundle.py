@@ -8,6 +8,7 @@ from pathlib import Path
 from kernel.fd import Fd, open_path
 from runtime.container.ground_binds import open_root
 from runtime.errors import InvalidSpec
+from runtime.oci.directory import ATTACH_POINT
 from runtime.spec import schema
 from runtime.spec.load import SIZE_LIMIT_BYTES, load
 
@@ -37,3 +38,16 @@ def load_bundle(directory: str, config: str = "") -> Bundle:
     if not rootfs.is_dir():
         raise InvalidSpec(f"root.path: {rootfs}: there is no such directory")
     return Bundle(path, document, spec, rootfs)
+
+
+def make_attach_point(bundle: Bundle, directory: Path) -> Path:
+    """Where the init is to attach the root, in its own mount namespace: a new directory in *directory*.
+
+    With hooks that run before the pivot, upon the root itself: there they look for the container's mounts, and put more.
+    """
+    hooks = bundle.spec.hooks
+    if (hooks.prestart or hooks.create_runtime or hooks.create_container) and bundle.rootfs != Path("/"):
+        return bundle.rootfs
+    made = directory / ATTACH_POINT
+    made.mkdir(mode=0o700)
+    return made

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-from pathlib import Path
 
 import msgspec
 
@@ -24,10 +23,9 @@ from runtime.container.filter import SystemCallFilter
 from runtime.errors import InvalidArgument, InvalidSpec, StartFailed
 from runtime.oci import console, place
 from runtime.oci.around import late_hooks, run_create_hooks
-from runtime.oci.bundle import Bundle, load_bundle
+from runtime.oci.bundle import Bundle, load_bundle, make_attach_point
 from runtime.oci.delete import destroy
 from runtime.oci.directory import (
-    ATTACH_POINT,
     CONFIG,
     CREATING,
     FACTS,
@@ -257,16 +255,10 @@ def _make_cgroup(request: Request, container: Container, spec: schema.Spec) -> C
 
 
 def _prepare(request: Request, container: Container, bundle: Bundle, cgroup: Cgroup | None, preserved: int) -> ground.Ground:
-    hooks = bundle.spec.hooks
-    if (hooks.prestart or hooks.create_runtime or hooks.create_container) and bundle.rootfs != Path("/"):
-        attach_point = bundle.rootfs  # where hooks look for the container's mounts, and put more
-    else:
-        attach_point = container.path / ATTACH_POINT
-        attach_point.mkdir(mode=0o700)
     return ground.prepare(
         bundle.spec,
         bundle.open_root(),
-        attach_point=attach_point,
+        attach_point=make_attach_point(bundle, container.path),
         in_cgroup=cgroup is not None,
         has_reaper=False,
         preserved=preserved,

@@ -35,11 +35,11 @@ from runtime.container.sketch import sketch
 from runtime.errors import InvalidArgument, StartFailed, Unsupported
 from runtime.oci import place
 from runtime.oci.around import late_hooks, run_create_hooks, run_poststart_hooks, run_start_hooks
-from runtime.oci.bundle import Bundle, load_bundle
+from runtime.oci.bundle import Bundle, load_bundle, make_attach_point
 from runtime.oci.console import Relay
 from runtime.oci.create import compile_seccomp
 from runtime.oci.delete import destroy
-from runtime.oci.directory import ATTACH_POINT, CONFIG, Container, Record, make_container, start_time, write_whole
+from runtime.oci.directory import CONFIG, Container, Record, make_container, start_time, write_whole
 from runtime.oci.home import environment_of
 from runtime.oci.launch import null_streams, open_null
 from runtime.oci.log import timestamp
@@ -127,7 +127,7 @@ class Stepping:
     @property
     def attach_point(self) -> str:
         """Where the container's root is attached before it becomes "/"."""
-        return os.fspath(self.container.path / ATTACH_POINT)
+        return self.prepared.facts.attach_point
 
     @property
     def pid(self) -> int:
@@ -182,12 +182,10 @@ class Stepping:
         return cgroup.open()
 
     def _prepare(self) -> ground.Ground:
-        attach_point = self.container.path / ATTACH_POINT
-        attach_point.mkdir(mode=0o700)
         return ground.prepare(
             self._spec,
             self._bundle.open_root(),
-            attach_point=attach_point,
+            attach_point=make_attach_point(self._bundle, self.container.path),
             in_cgroup=True,
             has_reaper=False,
             can_pause=True,

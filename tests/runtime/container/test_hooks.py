@@ -252,7 +252,7 @@ def test_in_the_containers_namespaces_it_finds_the_hosts_programs_and_the_contai
         "grep ' /mnt tmpfs' /proc/self/mounts > mounted; grep NSpid /proc/self/status > pids"
     )
     with init(*NAMESPACES.values()) as pid, open_pidfd(pid) as pidfd:
-        run_in_namespaces("createContainer", [hook(look), hook("exit 0")], state_of(tmp_path, pid), pidfd)
+        run_in_namespaces("createContainer", [hook(look), hook("exit 0")], state_of(tmp_path, pid), pidfd, str(tmp_path))
         theirs = {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
     assert set(theirs.values()) <= set((tmp_path / "ns").read_text().split())
     assert (tmp_path / "name").read_text() == "inside\n"
@@ -269,7 +269,7 @@ def test_in_a_user_namespace_it_is_root_of_the_container(tmp_path: Path) -> None
         open_pidfd(pid) as pidfd,
         pytest.raises(HookFailed) as said,
     ):
-        run_in_namespaces("createContainer", [hook(script)], state_of(tmp_path, pid), pidfd)
+        run_in_namespaces("createContainer", [hook(script)], state_of(tmp_path, pid), pidfd, str(tmp_path))
     uid, mapped, capabilities, directory = str(said.value).partition("exit code 1: ")[2].splitlines()
     assert (uid, mapped.split(), directory) == ("0", ["0", "100000", "1000"], str(tmp_path))
     assert int(capabilities.split()[1], 16) >> 21 & 1  # CAP_SYS_ADMIN, over its own namespaces
@@ -281,7 +281,7 @@ def test_when_the_init_is_gone_it_is_said(tmp_path: Path) -> None:
         kinds = entrance.kinds_of(pid)
         assert kinds == ("CLONE_NEWNS", "CLONE_NEWUTS")
     with pidfd, pytest.raises(FileNotFoundError):
-        run_in_namespaces("createContainer", [hook("true")], state_of(tmp_path, pid), pidfd)
+        run_in_namespaces("createContainer", [hook("true")], state_of(tmp_path, pid), pidfd, str(tmp_path))
 
 
 USER = schema.Process(

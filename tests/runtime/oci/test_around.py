@@ -91,7 +91,7 @@ def test_hooks_that_change_the_mounts_are_seen_inside(oci: CommandLine, tmp_path
     (tmp_path / "driver").mkdir()
     (tmp_path / "driver/version").write_text("7\n")
     (oci.bundle / "rootfs/opt").mkdir()
-    script = "test -e rootfs/proc/self && mount -o bind " + str(tmp_path / "driver") + " rootfs/opt"
+    script = f"pwd | grep -q {oci.bundle}/rootfs && test -e proc/self && mount -o bind {tmp_path}/driver opt"
     oci.configure("cat", "/opt/version", change=lambda config: config.update(hooks={"createContainer": [hook(script)]}))
     assert oci.call("run", "web").stdout == "7\n"
 
@@ -139,3 +139,15 @@ def test_the_cgroup_is_the_containers_where_it_may_write_to_it(oci: CommandLine)
     assert "0::/" in oci.call("exec", "web", "grep", "^0::", "/proc/self/cgroup").stdout
     oci.call("delete", "--force", "web")
     assert not Cgroup(find_tree() / "given").exists()
+
+
+def test_in_a_cgroup_that_somebody_has_frozen_nothing_is_made(oci: CommandLine) -> None:
+    oci.configure("true", change=lambda config: config["linux"].update(cgroupsPath="/given"))
+    frozen = Cgroup(find_tree() / "given")
+    frozen.create()
+    try:
+        frozen.freeze()
+        assert "container's cgroup unexpectedly frozen" in oci.refusal("run", "web")
+        assert frozen.is_frozen()
+    finally:
+        frozen.remove()
