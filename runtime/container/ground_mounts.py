@@ -44,14 +44,11 @@ def settle(spec: schema.Spec, bundle: Path | None, rootfs: Path | None) -> None:
     A destination that begins with the path of the root itself is taken as inside it, as runc does.
     """
     for index, mount in enumerate(spec.mounts):
-        for field in ("destination", "type", "source"):
-            if "\0" in getattr(mount, field):
-                raise InvalidSpec(f"mounts[{index}].{field}: must not contain a NUL")
-        if any("\0" in option for option in mount.options):
-            raise InvalidSpec(f"mounts[{index}].options: must not contain a NUL")
+        if "\0" in "".join((mount.destination, mount.type, mount.source, *mount.options)):
+            raise InvalidSpec(f"mounts[{index}]: {mount.destination!r}: must not contain a NUL")
         if not mount.destination:
             raise InvalidSpec(f"mounts[{index}].destination: is empty")
-        path = posixpath.normpath("/" + mount.destination.lstrip("/"))
+        path = plain(mount.destination)
         if rootfs is not None and path.startswith(f"{rootfs}/") and rootfs != Path("/"):
             path = path[len(os.fspath(rootfs)) :]
         if path == "/":
@@ -59,6 +56,13 @@ def settle(spec: schema.Spec, bundle: Path | None, rootfs: Path | None) -> None:
         mount.destination = path
         if is_bind(mount) and bundle is not None:
             mount.source = os.path.join(bundle, mount.source)
+
+
+def plain(path: str) -> str:
+    """*path* below "/", without what only looks different; most are written so."""
+    if path.startswith("/") and "//" not in path and "/." not in path and not path.endswith("/"):
+        return path
+    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def is_bind(mount: schema.Mount) -> bool:

@@ -101,8 +101,7 @@ class Tree:
         Raises InvalidSpec when something else is in the way, or what is below is read-only.
         """
         try:
-            place = self._walk(path, make=directory) if self.on_top(path).file is None else None
-            place = place or self._straight(path) or self._walk(path, make=directory)
+            place = self._straight(path, looks=False) or self._walk(path, make=directory)
             if place.is_directory not in (None, directory):
                 code = errno.EISDIR if place.is_directory else errno.ENOTDIR
                 raise OSError(code, os.strerror(code), path)
@@ -115,12 +114,15 @@ class Tree:
                 raise InvalidSpec(f"{path}: there is no place for it in the image: {reason}") from error
             raise
 
-    def _straight(self, path: str, *, follow: bool = True) -> Place | None:
-        """The ordinary case, in one call of the kernel's: all of *path* is in one layer, and without links."""
+    def _straight(self, path: str, *, follow: bool = True, looks: bool = True) -> Place | None:
+        """The ordinary case, in one call of the kernel's: all of *path* is in one layer, and without links.
+
+        *looks* false: what a file system of the kernel's has is not asked.
+        """
         path = path.rstrip("/") or "/"
         layer = self.on_top(path)
         if layer.file is None:
-            return self._straight_in_kernel(path, layer) if follow else None
+            return self._straight_in_kernel(path, layer) if follow and looks else None
         if path == layer.prefix[:-1] or path == "/":
             return Place(path, layer, *_look(layer.file))
         try:
