@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import stat
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernel import stepper
-from kernel.fd import Fd, memory, pipe
+from kernel.fd import Fd, memory, open_path, pipe
 from kernel.program import PROGRAM_FD, REPORT_FD, Argument, Buffer, Filter, Flags, Program, Slot, Vector, Words
 from kernel.report import Outcome, Report
 from tests.support import launch
@@ -365,3 +368,58 @@ def programs(draw: st.DrawFn) -> Program:
 @given(programs())
 def test_any_program_goes_the_same_way(steps: Program) -> None:
     both(steps)
+
+
+# And of calls that leave something behind.
+
+HERE = 60
+NAMES = st.sampled_from(["a", "b", "a/c", ".", "..", "", "a\\b"])
+EFFECTS: dict[str, tuple[st.SearchStrategy[Argument], ...]] = {
+    "mkdirat": (st.just(HERE), NAMES, st.sampled_from([0o700, 0o755])),
+    "mknodat": (st.just(HERE), NAMES, st.sampled_from([0o010644, 0o100600, 0o020600]), st.just(0)),
+    "symlinkat": (NAMES, st.just(HERE), NAMES),
+    "linkat": (st.just(HERE), NAMES, st.just(HERE), NAMES, st.just(0)),
+    "renameat2": (st.just(HERE), NAMES, st.just(HERE), NAMES, st.sampled_from([0, 1, 2])),
+    "unlinkat": (st.just(HERE), NAMES, st.sampled_from([0, 0x200])),
+    "fchmodat": (st.just(HERE), NAMES, st.sampled_from([0o600, 0o711])),
+    "openat": (st.just(HERE), NAMES, st.sampled_from([("O_CREAT", "O_WRONLY"), ("O_PATH",)]).map(Flags), st.just(0o640)),
+    "write": (st.just(Slot("file")), st.just("text"), st.sampled_from([0, 4])),
+}
+
+
+@st.composite
+def effects(draw: st.DrawFn) -> Program:
+    steps = Program("effects")
+    creating = Flags(("O_CREAT", "O_WRONLY", "O_CLOEXEC"))
+    steps.call("openat", HERE, draw(NAMES), creating, 0o600, store="file", tolerate=(errno.ENOENT, errno.EISDIR), why="x")
+    for _ in range(draw(st.integers(1, 8))):
+        name = draw(st.sampled_from(sorted(EFFECTS)))
+        tolerated = draw(st.sampled_from([(), (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EINVAL)]))
+        steps.call(name, *(draw(strategy) for strategy in EFFECTS[name]), tolerate=tolerated, why="x")
+    return steps
+
+
+def left_in(directory: Path) -> list[tuple[str, int, str]]:
+    """All that is below *directory*: path, type and mode, and what is in it."""
+    found = []
+    for path in sorted(directory.rglob("*")):
+        mode = path.lstat().st_mode
+        content = os.readlink(path) if stat.S_ISLNK(mode) else path.read_text() if stat.S_ISREG(mode) and mode & 0o400 else ""
+        found.append((str(path.relative_to(directory)), mode, content))
+    return found
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(effects())
+def test_any_program_leaves_the_same_behind(tmp_path: Path, steps: Program) -> None:
+    outcomes, left = [], []
+    for run in (launch.run, launch.run_stepped):
+        directory = Path(tempfile.mkdtemp(dir=tmp_path))
+        deep = directory.joinpath(*"123456789abc")  # more levels than its links can lead up
+        deep.mkdir(parents=True)
+        with open_path(deep, os.O_RDONLY | os.O_DIRECTORY) as here:
+            outcomes.append(run(steps, {HERE: here})[0])
+        left.append(left_in(directory))
+        shutil.rmtree(directory)
+    same(steps, *outcomes)
+    assert left[0] == left[1]
