@@ -185,13 +185,20 @@ def take_preserved(request: Request) -> list[Fd]:
     count = request.flags.number("preserve-fds")
     if is_number(os.environ.get("LISTEN_FDS", "")):
         count += int(os.environ["LISTEN_FDS"])
-    taken = []
-    for number in range(3, 3 + count):
-        try:
-            taken.append(Fd(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3 + count)))
-        except OSError:
-            raise InvalidArgument(f"--preserve-fds: descriptor {number} is not open") from None
-    return taken
+    is_open = [_is_open(number) for number in range(3, 3 + count)]
+    while is_open and not is_open[-1]:
+        is_open.pop()  # callers ask for more than they have; a gap would shift what comes after it
+    if not all(is_open):
+        raise InvalidArgument(f"--preserve-fds: descriptor {3 + is_open.index(False)} is not open, and a later one is")
+    return [Fd(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3 + count)) for number in range(3, 3 + len(is_open))]
+
+
+def _is_open(number: int) -> bool:
+    try:
+        fcntl.fcntl(number, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
 
 
 def write_pid_files(request: Request, pid: int) -> None:
