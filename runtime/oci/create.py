@@ -181,9 +181,12 @@ def warn_of_capabilities(request: Request, process: schema.Process, grantable: i
 
 
 def take_preserved(request: Request) -> list[Fd]:
-    """The descriptors that the caller hands to the container: from 3 on, as many as --preserve-fds and LISTEN_FDS say."""
+    """The descriptors that the caller hands to the container: from 3 on, as many as --preserve-fds and LISTEN_FDS say.
+
+    Sockets to listen on (sd_listen_fds(3)) are for a container's first process.
+    """
     count = request.flags.number("preserve-fds")
-    if is_number(os.environ.get("LISTEN_FDS", "")):
+    if request.command != "exec" and is_number(os.environ.get("LISTEN_FDS", "")):
         count += int(os.environ["LISTEN_FDS"])
     is_open = [_is_open(number) for number in range(3, 3 + count)]
     while is_open and not is_open[-1]:
