@@ -71,7 +71,7 @@ PROGRAM_FD, REPORT_FD = 3, 4
 _HEADER = struct.Struct("<IHHIIIIII")
 _STEP = struct.Struct("<HBBHH4H6q")
 _MAGIC, _VERSION = 0x6C6E726B, 1
-_CALL, _CLONE, _CHAIN = 0, 1, 2
+_CALL, _CLONE, _CHAIN, _LAST_CLOCK = 0, 1, 2, 3
 _LITERAL, _ADDRESS, _SLOT = 0, 1, 2
 _NO_SLOT = 0xFF
 _SIGN = 1 << 63
@@ -91,6 +91,8 @@ class Step(NamedTuple):
     store: str | None = None
     tolerate: tuple[int, ...] = ()
     hint: str = ""
+    ends_clock: bool = False
+    """From here on clock_gettime(2) is forbidden: the runner asks it no more, and later steps have no times of their own."""
 
     def __str__(self) -> str:
         text = f"{self.call}({', '.join(map(describe_argument, self.arguments))})"
@@ -114,10 +116,17 @@ class Program:
         self.headings[len(self.steps)] = title
 
     def call(
-        self, name: str, *arguments: Argument, why: str, store: str | None = None, tolerate: Iterable[int] = (), hint: str = ""
+        self,
+        name: str,
+        *arguments: Argument,
+        why: str,
+        store: str | None = None,
+        tolerate: Iterable[int] = (),
+        hint: str = "",
+        ends_clock: bool = False,
     ) -> Slot:
         """Add a step; the returned slot is only of use when *store* names one."""
-        self.steps.append(Step(name, arguments, why, store, tuple(tolerate), hint))
+        self.steps.append(Step(name, arguments, why, store, tuple(tolerate), hint, ends_clock))
         return Slot(store or "")
 
     def clone(self, flags: Iterable[str], *, cgroup: int | None, why: str, hint: str = "") -> None:
@@ -279,7 +288,8 @@ class _Packer:
                 kinds |= _ADDRESS << shift
                 values.append(self._place(argument))
             shift += 2
-        return _STEP.pack(_number(step.call), _CALL, store, kinds, 0, *tolerated, *values, *_PADDING[len(values)])
+        operation = _LAST_CLOCK if step.ends_clock else _CALL
+        return _STEP.pack(_number(step.call), operation, store, kinds, 0, *tolerated, *values, *_PADDING[len(values)])
 
     def _slot(self, name: str) -> int:
         number = self._slots.setdefault(name, len(self._slots))

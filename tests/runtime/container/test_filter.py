@@ -107,6 +107,22 @@ def test_every_action_is_done(node: inside.Node, action: str, code: int) -> None
     assert node.run(wanted).split()[-1] == str(code)
 
 
+@pytest.mark.parametrize("action", ["SCMP_ACT_KILL", "SCMP_ACT_ERRNO"])
+def test_a_profile_need_not_allow_what_the_program_does_not_call(node: inside.Node, action: str) -> None:
+    """Made by watching a program: what it calls, and what every runtime does between the filter and execve."""
+    between = "write read execve close".split()
+    of_busybox = (
+        "brk arch_prctl set_tid_address set_robust_list rseq prlimit64 readlink readlinkat getrandom mprotect getuid prctl "
+        "newfstatat fstat exit_group rt_sigaction getpid getppid getcwd stat ioctl uname fcntl geteuid getegid getgid"
+    ).split()
+    wanted = inside.spec("echo hello", no_new_privileges=True)
+    wanted.linux.seccomp = profile(
+        schema.SyscallRule(names=[*between, *of_busybox], action="SCMP_ACT_ALLOW"), default_action=action, default_errno_ret=None
+    )
+    assert node.run(wanted) == "hello\n"
+    assert filter.of(wanted.linux.seccomp, b"") == filter.SystemCallFilter(b"", (filter.SPEC_ALLOW,), allows_clock=False)
+
+
 class Agent:
     """Listens at *path*, and answers every call that waits with *errno*; *calls* are those it saw."""
 
