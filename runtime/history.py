@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -43,11 +44,14 @@ class Failure(msgspec.Struct):
     steps: list[StepRecord]
 
 
-def records(program: Program, outcome: Outcome) -> list[StepRecord]:
-    """The steps of *program* up to the clone and in the new process, with what became of each."""
+def records(program: Program, outcome: Outcome, names: Mapping[int, str] | None = None) -> list[StepRecord]:
+    """The steps of *program* up to the clone and in the new process, with what became of each.
+
+    *names* are those of the descriptors that were opened beforehand.
+    """
     return [
         StepRecord(
-            call=decode(step),
+            call=decode(step, names),
             why=step.why,
             result=result,
             at_us=(at_ns - outcome.began_ns) / 1000 if at_ns else None,
@@ -61,9 +65,9 @@ def records(program: Program, outcome: Outcome) -> list[StepRecord]:
     ]
 
 
-def save(run_dir: Path, program: Program, outcome: Outcome) -> None:
-    """Write down how far *program* came, about 4 KB."""
-    (run_dir / FILE).write_bytes(_packed(records(program, outcome)))
+def save(run_dir: Path, program: Program, outcome: Outcome, names: Mapping[int, str] | None = None) -> None:
+    """Write down how far *program* came, about 4 KB; *names* as above."""
+    (run_dir / FILE).write_bytes(_packed(records(program, outcome, names)))
 
 
 def load(run_dir: Path) -> list[StepRecord]:
@@ -86,9 +90,9 @@ def note_failure(run_dir: Path, errno: int) -> None:
 # Starts of which nothing else is left.
 
 
-def save_failure(directory: Path, sandbox_id: str, container: str, message: str, program: Program, outcome: Outcome) -> None:
+def save_failure(directory: Path, sandbox_id: str, container: str, message: str, steps: list[StepRecord]) -> None:
     """Keep a start that failed in *directory*, in the place of the last one of that container."""
-    failure = Failure(sandbox_id, container, time.time_ns(), message, records(program, outcome))
+    failure = Failure(sandbox_id, container, time.time_ns(), message, steps)
     directory.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.sha256(os.fsencode(container)).hexdigest()[:16]
     (directory / f"{sandbox_id}-{name}").write_bytes(_packed(failure))

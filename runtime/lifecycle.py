@@ -29,6 +29,7 @@ from runtime.container.ground_binds import require_shared
 from runtime.container.identity import is_init_of
 from runtime.container.reaper import read_exit
 from runtime.container.seccomp import compile_filter
+from runtime.container.sketch import names_of
 from runtime.container.state import Container, ContainerState
 from runtime.context import Context
 from runtime.errors import (
@@ -287,9 +288,10 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
         if launched.failed is not None:
             outcome = report.read()
             reason = describe_failure(program, launched.failed, launched.errno, outcome.results)
-            history.save_failure(paths.failures, sandbox.id, container.config.name, reason, program, outcome)
+            steps = history.records(program, outcome, names_of(spec, prepared.facts))
+            history.save_failure(paths.failures, sandbox.id, container.config.name, reason, steps)
             raise StartFailed(f"create container {container.config.name}: {reason}")
-        history.save(run_dir, program, report.read())
+        history.save(run_dir, program, report.read(), names_of(spec, prepared.facts))
     return launched.pid
 
 

@@ -14,7 +14,7 @@ from kernel.decode import decode, decode_arguments
 from kernel.program import Program, Step
 from runtime.container import init
 from runtime.container.seccomp import compile_filter
-from runtime.container.sketch import sketch
+from runtime.container.sketch import names_of, sketch
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
 from runtime.spec.load import SIZE_LIMIT_BYTES, load
@@ -70,7 +70,7 @@ def plan(title: str, spec: schema.Spec) -> Plan:
     """What a start of *spec* will do.  Raises InvalidSpec or Unsupported as a start would."""
     drawn = sketch(spec, has_reaper=False, in_order=True)
     code = compile_filter(spec.linux.seccomp) if spec.linux.seccomp else None
-    return describe(init.program(title, drawn.spec, drawn.facts, code), drawn.names)
+    return describe(init.program(title, drawn.spec, drawn.facts, code), names_of(drawn.spec, drawn.facts))
 
 
 def describe(program: Program, names: dict[int, str]) -> Plan:

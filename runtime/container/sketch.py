@@ -3,7 +3,7 @@
 ``ground.py`` opens and looks; this only counts, in the same order, so that a program made from a sketch is the program
 that a start on this node would make.  Where only a look could tell, the usual is assumed: a bind's source is a directory
 unless its name is a file's, no path of the image is a link, every masked path is there.  A descriptor's number means
-nothing to a reader: ``names`` says what each stands for.
+nothing to a reader: ``names_of`` says what each stands for.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ _HIDDEN_FILES = {"kcore", "keys", "latency_stats", "timer_list", "timer_stats", 
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """Facts for a program, the spec that goes with them, and what the descriptors in them are."""
+    """Facts for a program, and the spec that goes with them."""
 
     facts: Facts
     spec: schema.Spec
-    names: dict[int, str]
 
 
 def sketch(spec: schema.Spec, *, has_reaper: bool = True, in_order: bool = False) -> Sketch:
@@ -78,7 +77,26 @@ def sketch(spec: schema.Spec, *, has_reaper: bool = True, in_order: bool = False
         user_namespace=user,
         procfs=procfs,
     )
-    return Sketch(facts, settled, drawing.names)
+    return Sketch(facts, settled)
+
+
+def names_of(spec: schema.Spec, facts: Facts) -> dict[int, str]:
+    """What the descriptors of *facts*, a sketch's or a real ground's, stand for in *spec*."""
+    paths = {KINDS[each.type]: each.path for each in spec.linux.namespaces if each.path}
+    names = {facts.root: "root", **{join.descriptor: paths.get(join.kind, join.kind) for join in facts.joins}}
+    for index, opened in facts.opened:
+        mount = spec.mounts[index]
+        names[opened.descriptor] = f"mount of {mount.source}" if ground_mounts.is_bind(mount) else f"new {mount.type}"
+    names |= {number: f"device {path}" for path, number in facts.devices if number is not None}
+    names |= {late.namespace: "user namespace of the mount" for _, late in facts.late if late.namespace is not None}
+    others = {
+        paths.get("CLONE_NEWUSER", "new user namespace"): facts.user_namespace,
+        "procfs": facts.procfs,
+        "terminal": facts.console,
+        "/dev/null": facts.null_device,
+    }
+    names |= {number: name for name, number in others.items() if number is not None}
+    return {number: f"<{name}>" for number, name in names.items()}
 
 
 @dataclass(slots=True)
@@ -93,7 +111,7 @@ class _Layer:
 @dataclass(slots=True)
 class _Drawing:
     spec: schema.Spec
-    names: dict[int, str] = field(default_factory=dict)
+    taken: int = 0
     joins: list[Join] = field(default_factory=list)
     opened: dict[int, OpenedMount] = field(default_factory=dict)
     missing: dict[int, list[str]] = field(default_factory=dict)
@@ -104,12 +122,12 @@ class _Drawing:
     console: int | None = None
 
     def __post_init__(self) -> None:
-        self.root = self._take("root")
+        self.root = self._take()
 
-    def _take(self, name: str) -> int:
-        number = FIRST_OPENED + len(self.names)
-        self.names[number] = f"<{name}>"
-        return number
+    def _take(self) -> int:
+        """The number of the next descriptor."""
+        self.taken += 1
+        return FIRST_OPENED + self.taken - 1
 
     def draw_namespaces(self) -> int | None:
         """The user namespace, if there is one, and those to join."""
@@ -118,15 +136,15 @@ class _Drawing:
             if namespace.type not in KINDS:
                 raise InvalidSpec(f"linux.namespaces: unknown type {namespace.type!r}")
             if namespace.type == "user":
-                user = self._take(namespace.path or "new user namespace")
+                user = self._take()
         joined = [namespace for namespace in namespaces if namespace.path and namespace.type != "user"]
-        self.joins = [Join(KINDS[namespace.type], self._take(namespace.path)) for namespace in joined]
+        self.joins = [Join(KINDS[namespace.type], self._take()) for namespace in joined]
         return user
 
     def draw_procfs(self) -> int | None:
         process, linux = self.spec.process, self.spec.linux
         of_process = process is not None and (process.oom_score_adj is not None or wants_label(process))
-        return self._take("procfs") if linux.sysctl or linux.time_offsets or of_process else None
+        return self._take() if linux.sysctl or linux.time_offsets or of_process else None
 
     def draw_mounts(self) -> None:
         for index, mount in enumerate(self.spec.mounts):
@@ -155,12 +173,12 @@ class _Drawing:
         process = self.spec.process
         if ground_mounts.is_bind(mount):
             is_directory = not _is_file(mount)
-            self.opened[index] = OpenedMount(self._take(f"mount of {mount.source}"), is_directory)
+            self.opened[index] = OpenedMount(self._take(), is_directory)
         elif mount.type == "devpts" and process is not None and process.terminal and self.console is None:
-            self.opened[index] = OpenedMount(self._take("new devpts"), True)
-            self.console = self._take("terminal")
+            self.opened[index] = OpenedMount(self._take(), True)
+            self.console = self._take()
         elif options.copies_up or (mount.type in ("cgroup", "cgroup2") and not self._has("cgroup")):
-            self.opened[index] = OpenedMount(self._take(f"{mount.type} for {mount.destination}"), True)
+            self.opened[index] = OpenedMount(self._take(), True)
         return is_directory
 
     def _has(self, kind: str) -> bool:
@@ -192,7 +210,7 @@ class _Drawing:
         for path, device in wanted_devices(self.spec).items():
             layer = self._on_top(path)
             if is_bound and device.type != "p":
-                found[path] = self._take(f"device {path}")
+                found[path] = self._take()
             elif not layer.type:
                 found[path] = None
         return tuple(found.items())
@@ -200,7 +218,7 @@ class _Drawing:
     def draw_masked(self) -> tuple[tuple[str, bool | None], ...]:
         found = {path: os.path.basename(path) not in _HIDDEN_FILES for path in self.spec.linux.masked_paths}
         if not all(found.values()):
-            self.null_device = self._take("/dev/null")
+            self.null_device = self._take()
         return tuple(found.items())
 
 

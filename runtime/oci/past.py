@@ -11,6 +11,7 @@ from kernel.fd import open_path
 from kernel.report import read_report, report_size
 from runtime.container import ground_mounts, init
 from runtime.container.facts import Facts
+from runtime.container.sketch import names_of
 from runtime.errors import NotFound
 from runtime.history import StepRecord, records
 from runtime.oci.create import compile_seccomp
@@ -41,4 +42,4 @@ def steps_of(root: Path, container_id: str) -> list[StepRecord]:
             count = len(program.all_steps)
             if (container.path / REPORT).stat().st_size != report_size(count):
                 raise NotFound(f"container {container_id}: {UNKNOWN} that this version of the runtime could read")
-            return records(program, read_report(report, count))
+            return records(program, read_report(report, count), names_of(spec, facts))

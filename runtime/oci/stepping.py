@@ -31,7 +31,7 @@ from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
 from runtime.container.observation import Observation, observe
 from runtime.container.plan import Plan, describe
-from runtime.container.sketch import sketch
+from runtime.container.sketch import names_of
 from runtime.errors import InvalidArgument, StartFailed, Unsupported
 from runtime.oci import place
 from runtime.oci.around import late_hooks, run_create_hooks, run_poststart_hooks, run_start_hooks
@@ -102,7 +102,7 @@ class Stepping:
         self.program = init.program(
             f"the start of {bundle.path.name}", self._spec, self.prepared.facts, compile_seccomp(self._spec)
         )
-        self.plan: Plan = describe(self.program, sketch(self._spec).names)
+        self.plan: Plan = describe(self.program, names_of(self._spec, self.prepared.facts))
         self._filtered_from = next((i for i, step in enumerate(self.program.steps) if step.call == "seccomp"), stepper.ALL)
         self._report = stepper.SteppedReport(len(self.program.all_steps))
         undo.callback(self._report.close)

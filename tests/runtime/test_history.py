@@ -53,12 +53,12 @@ def test_a_program_that_could_not_be_executed_is_noted(tmp_path: Path) -> None:
 
 def test_the_last_failure_of_a_container_is_kept_until_its_sandbox_goes(tmp_path: Path) -> None:
     program = failing()
-    outcome = launch.run(program)[0]
+    steps = history.records(program, launch.run(program)[0])
     directory = tmp_path / "failures"
     for message in ("first", "second"):
-        history.save_failure(directory, "pod1", "web/../x", message, program, outcome)
-    history.save_failure(directory, "pod2", "web/../x", "third", program, outcome)
-    history.save_failure(directory, "pod2", "other", "fourth", program, outcome)
+        history.save_failure(directory, "pod1", "web/../x", message, steps)
+    history.save_failure(directory, "pod2", "web/../x", "third", steps)
+    history.save_failure(directory, "pod2", "other", "fourth", steps)
     assert len(list(directory.iterdir())) == 3
     assert [failure.message for failure in history.failures(directory, "web/../x")] == ["third", "second"]
     history.forget_failures(directory, "pod2")

@@ -62,7 +62,9 @@ def test_steps_stand_below_headings_after_a_summary(daemon: Daemon, explained: E
 
 def test_a_start_that_failed_is_told_by_the_containers_name(daemon: Daemon, explained: Explain, tmp_path: Path) -> None:
     program = failing()
-    history.save_failure(tmp_path / "failures", "pod1", "gone", "step 4 of 5, x: no", program, launch.run(program)[0])
+    history.save_failure(
+        tmp_path / "failures", "pod1", "gone", "step 4 of 5, x: no", history.records(program, launch.run(program)[0])
+    )
     status, out, _ = explained("gone")
     assert status == 0
     assert out.startswith("a start of gone that failed, 0s ago, in pod pod1: ")

@@ -12,7 +12,7 @@ import pytest
 from kernel import mount
 from runtime.container import ground, init
 from runtime.container.plan import describe
-from runtime.container.sketch import sketch
+from runtime.container.sketch import names_of, sketch
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
 from tests.runtime.container.test_shell import as_a_user, spec, write_bundle
@@ -70,18 +70,19 @@ def test_what_is_planned_is_what_is_run(tmp_path: Path, change: Callable[[schema
         facts = dataclasses.replace(prepared.facts, attach_point=drawn.facts.attach_point)
         drawn_facts = dataclasses.replace(drawn.facts, last_capability=facts.last_capability, grantable=facts.grantable)
         assert drawn_facts == facts
-        real = describe(init.program("x", wanted, facts), drawn.names)
+        real = describe(init.program("x", wanted, facts), names_of(wanted, facts))
     finally:
         prepared.close()
-    planned = describe(init.program("x", drawn.spec, drawn_facts), drawn.names)
+    planned = describe(init.program("x", drawn.spec, drawn_facts), names_of(drawn.spec, drawn_facts))
     assert [step.text for step in planned.steps] == [step.text for step in real.steps]
     assert planned == real
 
 
 def test_descriptors_have_names() -> None:
     drawn = sketch(spec(as_a_user))
-    assert drawn.names[drawn.facts.root] == "<root>"
-    assert set(drawn.names.values()) >= {"<mount of /etc/passwd>", "</dev/null>"}
+    names = names_of(drawn.spec, drawn.facts)
+    assert names[drawn.facts.root] == "<root>"
+    assert set(names.values()) == {"<root>", "<procfs>", "<mount of /etc/passwd>", "<mount of /usr/share>", "</dev/null>"}
     opened = dict(drawn.facts.opened).values()
     assert [each.is_directory for each in opened] == [False, True]
 
