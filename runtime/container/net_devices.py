@@ -24,15 +24,21 @@ def move_all(devices: Mapping[str, schema.NetDevice], pid: int) -> None:
     with open_namespace("thread-self", "net") as ours, open_namespace(pid, "net") as theirs:
         if identity(ours) == identity(theirs):
             raise InvalidSpec("linux.netDevices: the container has no network namespace of its own to move them to")
-        moved: list[tuple[str, str]] = []
+        moved: dict[str, schema.NetDevice] = {}
         try:
             for name, device in devices.items():
                 _move(name, device.name or name, ours, theirs)
-                moved.append((name, device.name or name))
+                moved[name] = device
         except (InvalidSpec, Unsupported, OSError):
-            for name, new_name in reversed(moved):
-                _move(new_name, name, theirs, ours)
+            move_back(moved, pid)
             raise
+
+
+def move_back(devices: Mapping[str, schema.NetDevice], pid: int) -> None:
+    """Undo ``move_all``: before the namespace ends, which would be the end of those that are no hardware."""
+    with open_namespace("thread-self", "net") as ours, open_namespace(pid, "net") as theirs:
+        for name, device in reversed(devices.items()):
+            _move(device.name or name, name, theirs, ours)
 
 
 def _move(name: str, new_name: str, source: Fd, target: Fd) -> None:

@@ -13,6 +13,9 @@ from runtime.spec import schema
 if TYPE_CHECKING:
     from runtime.oci.directory import Container
 
+#: Where the record keeps the process in whose namespace the node's network devices are.
+MOVED = "net_devices"
+
 
 def late_hooks(hooks: schema.Hooks) -> list[str]:
     """The kinds of hooks, as the document spells them, that there are after create."""
@@ -34,6 +37,7 @@ def run_create_hooks(container: Container, spec: schema.Spec, pid: int) -> None:
         from runtime.container import net_devices
 
         net_devices.move_all(spec.linux.net_devices, pid)
+        container.record.extra[MOVED] = str(pid)
     state = container.hook_state()
     state.pid = pid
     hooks.run("prestart", spec.hooks.prestart, state)
@@ -51,6 +55,15 @@ def _join_class(container: Container, wanted: schema.IntelRdt, pid: int) -> None
     container.record.extra[intel_rdt.RECORDED] = str(group.path)
     container.record.extra[intel_rdt.RECORDED_MADE] = "\n".join(map(str, group.made))
     container.save()
+
+
+def give_devices_back(container: Container, spec: schema.Spec) -> None:
+    """Before a container that could not be made is ended: the node has its network devices again."""
+    pid = container.record.extra.pop(MOVED, "")
+    if pid:
+        from runtime.container import net_devices
+
+        net_devices.move_back(spec.linux.net_devices, int(pid))
 
 
 def leave_class(container: Container) -> None:

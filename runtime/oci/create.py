@@ -22,7 +22,7 @@ from runtime.container.failure import describe_failure
 from runtime.container.filter import SystemCallFilter
 from runtime.errors import InvalidArgument, InvalidSpec, StartFailed
 from runtime.oci import console, place
-from runtime.oci.around import late_hooks, run_create_hooks
+from runtime.oci.around import give_devices_back, late_hooks, run_create_hooks
 from runtime.oci.bundle import Bundle, load_bundle, make_attach_point
 from runtime.oci.delete import destroy
 from runtime.oci.directory import (
@@ -90,6 +90,7 @@ def create(request: Request, *, detached: bool = True) -> Created:
         launched = launch(program, _descriptors(prepared, cgroup), ends_in(container.path, program), preserved)
         undo.callback(launched.close)
         undo.callback(launched.end)
+        undo.callback(give_devices_back, container, bundle.spec)
         if cgroup is not None and not container.record.owner:
             place.give_away(cgroup, bundle.spec)
         _wait_for_creation(launched, program, container, bundle.spec)

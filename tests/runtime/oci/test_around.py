@@ -109,6 +109,15 @@ def test_a_network_device_moves_in_and_its_name_is_looked_at(oci: CommandLine) -
             oci.configure("true", change=lambda config: config["linux"].update(netDevices={"card9": {}}))
             assert "linux.netDevices.card9: there is no network interface of that name" in oci.refusal("run", "web")
             wait.until(lambda: here.find_link("card0") is None, 5, "the device to have gone with its namespace")
+            subprocess.run([program("ip"), "link", "add", "card0", "type", "veth", "peer", "name", "card1"], check=True)
+
+            def change(config: Config) -> None:
+                config["linux"]["netDevices"] = {"card0": {"name": "eth0"}}
+                config["hooks"] = {"createRuntime": [hook("exit 1")]}
+
+            oci.configure("true", change=change)
+            assert "createRuntime hook failed" in oci.refusal("run", "web")
+            assert here.find_link("card0") is not None  # back before the namespace, and with it a pair, ended
 
     network.in_a_node(test)
 
