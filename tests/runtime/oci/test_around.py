@@ -160,3 +160,21 @@ def test_in_a_cgroup_that_somebody_has_frozen_nothing_is_made(oci: CommandLine) 
         assert frozen.is_frozen()
     finally:
         frozen.remove()
+
+
+@requires("controllers hugetlb")
+def test_a_container_that_divides_its_cgroup_can_be_entered_all_the_same(oci: CommandLine) -> None:
+    """No process may be in a cgroup that hands controllers down: an exec goes where the container's first process is."""
+    script = "cd /sys/fs/cgroup && mkdir inner && echo 0 > inner/cgroup.procs && echo +hugetlb > cgroup.subtree_control"
+
+    def change(config: Config) -> None:
+        config["mounts"][-1]["options"] = ["nosuid", "noexec", "nodev", "relatime"]
+
+    oci.configure("sh", "-c", f"{script} && touch /tmp/done; sleep 1000", change=change)
+    oci.call("run", "--detach", "web")
+    wait.until((oci.bundle / "rootfs/tmp/done").exists, 5, "the container to divide its cgroup")
+    assert "0::/inner\n" in oci.call("exec", "web", "cat", "/proc/self/cgroup").stdout
+    oci.call("pause", "web")
+    oci.call("resume", "web")
+    assert json.loads(oci.call("events", "--stats", "web").stdout)["data"]["cpu"]["usage"]["total"] > 0
+    oci.call("delete", "--force", "web")
