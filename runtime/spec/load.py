@@ -16,7 +16,7 @@ import msgspec
 
 from runtime.errors import InvalidSpec
 from runtime.spec import linux_checks, process_checks, schema
-from runtime.spec.checks import check_absolute, check_count, check_mappings, check_path, check_range
+from runtime.spec.checks import MAX_ID, check_absolute, check_count, check_mappings, check_path, check_range
 
 #: A large real document (200 mounts, a seccomp profile of 400 calls) has 120 KiB.
 SIZE_LIMIT_BYTES = 4 << 20
@@ -47,8 +47,18 @@ def load(document: bytes) -> schema.Spec:
     spec = _decode(document, schema.Spec)
     if _ESCAPED_NUL in document:
         _check_text(spec, "")
+    _map_every_id(spec.linux)
     _check_values(spec)
     return spec
+
+
+def _map_every_id(linux: schema.Linux) -> None:
+    """In a new user namespace without any map each id is itself, as with crun: fewer rights than without the namespace."""
+    if linux.uid_mappings or linux.gid_mappings:
+        return
+    if any(namespace.type == "user" and not namespace.path for namespace in linux.namespaces):
+        linux.uid_mappings = [schema.IdMapping(container_id=0, host_id=0, size=MAX_ID + 1)]
+        linux.gid_mappings = [schema.IdMapping(container_id=0, host_id=0, size=MAX_ID + 1)]
 
 
 def load_process(document: bytes) -> schema.Process:
