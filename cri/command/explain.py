@@ -19,6 +19,7 @@ from runtime.errors import NotFound
 from runtime.history import Failure, StepRecord
 from runtime.paths import Paths
 
+GONE_ON = "  (no way back: the process is the program now)"
 #: How many of the slowest steps are shown.
 SLOWEST = 5
 
@@ -89,34 +90,49 @@ def _show(title: str, steps: list[StepRecord], *, as_json: bool) -> None:
             page.heading(heading)
         shown = "" if took is None else f"{took:.1f} µs"
         style = "" if step.is_fine else "red"
-        page.step(f"{number:4} {shown:>11}  ", f"{step.call}{answer(step)}", step.why, style=style)
+        said = GONE_ON if has_gone_on(steps, number - 1) else answer(step)
+        page.step(f"{number:4} {shown:>11}  ", f"{step.call}{said}", step.why, style=style)
 
 
 def _summarize(page: Page, title: str, steps: list[StepRecord]) -> None:
     """How many steps, how long, how many were skipped or not reached, and which of them took longest."""
-    ends = [step.at_us for step in steps if step.at_us is not None]
-    skipped, later = sum(step.skipped for step in steps), sum(step.at_us is None for step in steps)
-    parts = [f"{len(ends)} steps in {max(ends, default=0.0):,.0f} µs"]
+    took = list(enumerate(durations(steps)))
+    timed = [(us, number) for number, us in took if us is not None and not _waits(steps[number])]
+    total = sum(us for us, _ in timed)
+    waited = sum(us for number, us in took if us is not None and _waits(steps[number]))
+    skipped = sum(step.skipped for step in steps)
+    later = sum(step.at_us is None and not has_gone_on(steps, number) for number, step in enumerate(steps))
+    parts = [f"{sum(step.at_us is not None for step in steps)} steps in {total:,.0f} µs"]
     parts += [f"{skipped} of them skipped"] if skipped else []
     parts += [f"{later} not reached when this was written"] if later else []
+    parts += [f"waited {waited:,.0f} µs to be started"] if waited else []
     page.line(f"{page.ink(title, 'bold')}: {', '.join(parts)}")
-    timed = [(took, number) for number, took in enumerate(durations(steps)) if took is not None and not _waits(steps[number])]
-    total = sum(took for took, _ in timed) or 1.0
     page.heading("the slowest")
-    for took, number in sorted(timed, reverse=True)[:SLOWEST]:
-        page.step(f"{number + 1:4} {took:>8.1f} µs  {took / total:4.0%}  ", steps[number].call)
+    for us, number in sorted(timed, reverse=True)[:SLOWEST]:
+        page.step(f"{number + 1:4} {us:>8.1f} µs  {us / (total or 1.0):4.0%}  ", steps[number].call)
+
+
+def has_gone_on(steps: list[StepRecord], number: int) -> bool:
+    """Whether the step is the execve from which there is no way back: the one before it was made, and it did not fail."""
+    step, before = steps[number], steps[number - 1] if number else None
+    return step.call.startswith("execve(") and step.result == 0 and before is not None and before.at_us is not None
 
 
 def durations(steps: list[StepRecord]) -> list[float | None]:
-    """How long each step took, in µs; None for one that was skipped, or not reached when this was written."""
+    """How long each step took, in µs; None for one that was skipped, or not reached when this was written.
+
+    The time of a clone is written by the parent half, maybe when the new process has gone on: no later than that counts.
+    """
     shown: list[float | None] = []
     before = 0.0
-    for step in steps:
+    for number, step in enumerate(steps):
         if step.at_us is None or step.skipped:
             shown.append(None)
             continue
-        shown.append(step.at_us - before)
-        before = step.at_us
+        later = [other.at_us for other in steps[number + 1 : number + 2] if other.at_us is not None]
+        end = max(before, min([step.at_us, *later]))
+        shown.append(end - before)
+        before = end
     return shown
 
 

@@ -85,6 +85,24 @@ def test_the_slowest_are_not_those_that_waited() -> None:
     assert explain.answer(StepRecord("x", "", -errno.EPERM, 1.0, False, is_fine=False)) == "  = EPERM"
 
 
+def test_a_clone_takes_no_longer_than_until_the_new_process_goes_on() -> None:
+    steps = [
+        StepRecord("a()", "", 0, 10.0, False),
+        StepRecord("clone3()", "", 7, 100.0, False),
+        StepRecord("b()", "", 0, 60.0, False),
+    ]
+    assert explain.durations(steps) == [10.0, 50.0, 0.0]
+
+
+def test_an_execve_that_did_not_come_back_is_no_step_that_was_not_reached() -> None:
+    waited, gone = StepRecord("read(start, &started, 8)", "", 8, 10.0, False), StepRecord("execve(x)", "", 0, None, False)
+    assert explain.has_gone_on([waited, gone], 1)
+    not_yet = StepRecord("read(start, &started, 8)", "", 0, None, False)
+    assert not explain.has_gone_on([not_yet, gone], 1)
+    refused = StepRecord("execve(x)", "", -errno.ENOENT, None, False, is_fine=False)
+    assert not explain.has_gone_on([waited, refused], 1)
+
+
 @pytest.mark.requires("root", "cgroup2")
 def test_a_container_of_the_oci_command_line(tmp_path: Path) -> None:
     wanted = spec()
