@@ -241,27 +241,38 @@ def _wait(hook: _Hook, pid: int, reader: Fd) -> tuple[int, bytes]:
     Raises HookFailed when it is not done in time; it is killed then.
     """
     timeout = hook.hook.timeout
-    deadline = None if timeout is None else time.monotonic() + timeout
     output = bytearray()
+    os.set_blocking(reader.fileno(), False)
     with open_pidfd(pid) as pidfd:
-        poll = select.poll()
-        poll.register(pidfd.fileno(), select.POLLIN)
-        poll.register(reader.fileno(), select.POLLIN)
-        os.set_blocking(reader.fileno(), False)
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            ready = {number for number, _ in poll.poll(left)}
-            if reader.fileno() in ready and not _take(reader, output):
-                poll.unregister(reader.fileno())
-            if pidfd.fileno() in ready:
-                break
-            if deadline is not None and time.monotonic() >= deadline:
-                _kill(pid, pidfd)
-                raise hook.failure(f"not done after {timeout} s, killed", bytes(output))
-        while _take(reader, output):
-            pass
+        try:
+            is_done = _listen(pidfd, reader, output, None if timeout is None else time.monotonic() + timeout)
+        except BaseException:
+            _kill(pid, pidfd)
+            raise
+        if not is_done:
+            _kill(pid, pidfd)
+            raise hook.failure(f"not done after {timeout} s, killed", bytes(output))
         _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status), bytes(output)
+
+
+def _listen(pidfd: Fd, reader: Fd, output: bytearray, deadline: float | None) -> bool:
+    """Add what is said to *output* until the process behind *pidfd* ends, or the *deadline* passes: then False."""
+    poll = select.poll()
+    poll.register(pidfd.fileno(), select.POLLIN)
+    poll.register(reader.fileno(), select.POLLIN)
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        ready = {number for number, _ in poll.poll(left)}
+        if pidfd.fileno() in ready:
+            break
+        if reader.fileno() in ready and not _take(reader, output):
+            poll.unregister(reader.fileno())
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+    while len(output) < OUTPUT_LIMIT and _take(reader, output):
+        pass  # what it said last; not all that a daemon of its says from now on
+    return True
 
 
 def _kill(pid: int, pidfd: Fd) -> None:

@@ -223,6 +223,31 @@ def test_a_daemon_that_is_left_behind_is_neither_waited_for_nor_killed(tmp_path:
     reap(daemon)
 
 
+def test_a_daemon_that_goes_on_talking_is_not_listened_to(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    run("prestart", [hook("yes & echo $! > daemon")], state_of(tmp_path))
+    assert time.monotonic() - begun < 5
+    daemon = int((tmp_path / "daemon").read_text())
+    wait.until(lambda: not is_running(daemon), 5, "its next word to find nobody")  # SIGPIPE
+    reap(daemon)
+
+
+def test_when_the_wait_is_broken_off_the_hook_is_ended(tmp_path: Path) -> None:
+    def handle(number: int, frame: object) -> None:
+        if (tmp_path / "hook").exists() and (tmp_path / "hook").read_text():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run("prestart", [hook("echo $$ > hook; sleep 1000")], state_of(tmp_path))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not is_running(int((tmp_path / "hook").read_text()))
+
+
 def test_after_the_end_every_hook_runs_and_failures_are_warnings(tmp_path: Path) -> None:
     row = [hook("exit 1"), hook("touch reached"), schema.Hook(path="/nonexistent")]
     warnings = run_every("poststop", row, state_of(tmp_path))
