@@ -14,18 +14,20 @@ import pytest
 
 from kernel._linux import lib
 from kernel.fd import open_path
-from kernel.program import Argument, Flags, Program, Step
+from kernel.program import Argument, Filter, Flags, Program, Step, Vector, Words
 from runtime.container import hints, init
 from runtime.container.executable import interpreter_of
 from runtime.container.failure import command_failure, describe_failure, shorten
 from runtime.container.hints import hint_for
 from runtime.container.process import execute
+from runtime.container.seccomp import compile_filter
 from runtime.container.sketch import sketch
 from runtime.errors import StartFailed
 from runtime.oci.stepping import open_stepping
 from runtime.spec import schema
 from tests.runtime.container.test_shell import spec, write_bundle
 from tests.runtime.container.test_sketch import joined, users
+from tests.support import child, launch
 
 TOOL = schema.Process(args=["tool", "--flag"], env=["PATH=/bin:/opt/tools:/usr/bin", "PASSWORD=secret"])
 
@@ -314,3 +316,65 @@ def test_a_real_failure_names_step_call_reason_and_fix(
     message = str(failed.value)
     assert message.startswith("step ") and f" of {len(stepping.plan.steps)}, " in message
     assert call in message and f": {reason} — " in message and hint in message.partition(" — ")[2], message
+
+
+# What no spec can ask for, and a node may do all the same.
+
+
+def told(steps: Program) -> str:
+    """What is said of the step of *steps* that fails."""
+    outcome, _ = launch.run(steps)
+    assert outcome.failed is not None
+    return describe_failure(steps, outcome.failed, outcome.errno, outcome.results)
+
+
+def test_too_many_descriptors() -> None:
+    steps = Program("x")
+    steps.call("prlimit64", 0, Flags(("RLIMIT_NOFILE",)), Words(8, (5, 5)), 0, why="x")
+    for _ in range(3):
+        steps.call("openat", Flags(("AT_FDCWD",)), "/", Flags(("O_PATH",)), 0, why="x")
+    assert "too many open files — too many open descriptors: raise the limit of whoever starts containers" in told(steps)
+
+
+def test_a_kernel_that_is_too_old_for_a_call() -> None:
+    """As a filter makes it look."""
+    hidden = schema.SyscallRule(names=["openat2"], action="SCMP_ACT_ERRNO", errno_ret=errno.ENOSYS)
+    code = compile_filter(schema.Seccomp(default_action="SCMP_ACT_ALLOW", syscalls=[hidden]))
+    steps = Program("x")
+    steps.call("prctl", Flags(("PR_SET_NO_NEW_PRIVS",)), 1, 0, 0, 0, why="x")
+    steps.call("seccomp", Flags(("SECCOMP_SET_MODE_FILTER",)), 0, Filter(code), why="x")
+    steps.call("openat2", Flags(("AT_FDCWD",)), "/", Words(8, (0, 0, 0)), 24, why="x", hint="the image's fault")
+    assert "function not implemented — this kernel has no openat2(2): Linux 5.6 is the first that has it" in told(steps)
+
+
+def test_a_command_that_is_too_long() -> None:
+    steps = Program("x")
+    steps.call("execve", "/bin/busybox", Vector((b"true", b"x" * 200_000)), Vector(()), why="x")
+    assert "argument list too long — arguments and environment are too long: 128 KiB each" in told(steps)
+
+
+def test_a_namespace_of_another_type_and_one_that_may_not_be_entered() -> None:
+    for path, kind in (("/proc/self/ns/uts", "CLONE_NEWNET"), ("/proc/self/ns/user", "CLONE_NEWUSER")):
+        steps = Program("x")
+        namespace = steps.call("openat", Flags(("AT_FDCWD",)), path, 0, 0, store="namespace", why="x")
+        steps.call("setns", namespace, Flags((kind,)), why="x")
+        assert "invalid argument — it is of another type, or the one that we are in already" in told(steps)
+
+
+@pytest.mark.requires("root")
+def test_a_limit_of_namespaces_and_a_right_that_is_missing() -> None:
+    def make_one() -> str:
+        steps = Program("x")
+        steps.call("unshare", Flags(("CLONE_NEWUTS",)), why="x")
+        return told(steps)
+
+    def at_the_limit() -> str:
+        Path("/proc/sys/user/max_uts_namespaces").write_text("0")
+        return make_one()
+
+    def without_rights() -> str:
+        os.setresuid(65534, 65534, 65534)
+        return make_one()
+
+    assert "no space left on device — a limit of namespaces is reached" in child.run(at_the_limit, namespaces=["user"])
+    assert "operation not permitted — the right to is missing (CAP_SYS_ADMIN)" in child.run(without_rights)
