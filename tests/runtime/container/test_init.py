@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kernel.program import Program
 from runtime.container import init, join
-from runtime.container.facts import Facts, Join, OpenedMount
+from runtime.container.facts import Facts, Join, LateMount, OpenedMount
 from runtime.container.filter import SystemCallFilter
 from runtime.errors import InvalidSpec
 from runtime.execution import KINDS
@@ -182,6 +182,7 @@ CHANGES: dict[str, Callable[[schema.Spec, int], object]] = {
     "device": lambda spec, n: spec.linux.devices.append(schema.Device(path=f"/dev/d{n}", type="c")),
     "device mode": lambda spec, n: setattr(spec.linux.devices[0], "file_mode", n),
     "read-only": lambda spec, n: spec.linux.readonly_paths.append(f"/r{n}"),
+    "propagation of the root": lambda spec, n: setattr(spec.linux, "rootfs_propagation", "rshared" if n % 2 else "unbindable"),
     "namespace": lambda spec, n: spec.linux.namespaces.pop(2 + n % 2),
     "options": lambda spec, n: setattr(spec.mounts[1], "options", [f"size={n}k"]),
     "mount": lambda spec, n: spec.mounts.append(schema.Mount(destination=f"/m{n}", type="tmpfs")),
@@ -218,6 +219,13 @@ FACTS: dict[str, Callable[[Facts, int], Facts]] = {
     "grantable": lambda facts, n: replace(facts, grantable=n),
     "preserved": lambda facts, n: replace(facts, preserved=n),
     "procfs": lambda facts, n: replace(facts, procfs=100 + n),
+    "late": lambda facts, n: replace(facts, opened=(), late=((6, LateMount(f"/late{n}", True)),)),
+    "modes": lambda facts, n: replace(facts, modes=((1, n),)),
+    "devices": lambda facts, n: replace(facts, devices=(("/dev/null", 110 + n),)),
+    "read-only root": lambda facts, n: replace(facts, readonly_root=bool(n % 2)),
+    "context": lambda facts, n: replace(facts, context=f"label{n}"),
+    "hidden": lambda facts, n: replace(facts, pivots=False, hidden=(f"/proc{n}",)),
+    "in order": lambda facts, n: replace(facts, in_order=bool(n % 2)),
 }
 
 
