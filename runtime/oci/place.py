@@ -35,17 +35,24 @@ def find_place(tree: Path, container_id: str, cgroups_path: str, *, systemd: boo
     others = sum(len(group.processes()) for group in (cgroup, *cgroup.descendants()))
     if others:
         raise WrongState(f"cgroup {cgroup.path}: container's cgroup is not empty: {others} process(es) found")
+    if _is_frozen(cgroup):
+        raise WrongState(f"cgroup {cgroup.path}: container's cgroup unexpectedly frozen: nothing in it would run")
     return cgroup
 
 
+def _is_frozen(cgroup: Cgroup) -> bool:
+    try:
+        return cgroup.read("cgroup.freeze").strip() == "1"
+    except OSError:  # it is not there, or this user may not look: then it is not one to live in either
+        return False
+
+
 def make_place(cgroup: Cgroup) -> None:
-    """Make it.  Raises WrongState when it is there and frozen: whoever did that wants nothing to run in it.
+    """Make it.
 
     One that is there and empty is made anew: where cgroup.kill was ever written, the kernel (6.18) kills what CLONE_INTO_CGROUP
     puts there, as if it had been forked under the kill.
     """
-    if cgroup.exists() and cgroup.read("cgroup.freeze").strip() == "1":
-        raise WrongState(f"cgroup {cgroup.path}: container's cgroup unexpectedly frozen: nothing in it would run")
     with contextlib.suppress(OSError):
         cgroup.path.rmdir()
     cgroup.create()
