@@ -107,7 +107,7 @@ class Container:
 
     def is_alive(self) -> bool:
         """Whether its first process is there, and no zombie."""
-        return self.record.pid > 0 and start_time(self.record.pid) == self.record.start_time
+        return self.record.start_time > 0 and start_time(self.record.pid) == self.record.start_time
 
     def status(self) -> str:
         """creating, created, running, paused or stopped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -135,10 +136,13 @@ def test_a_process_is_known_by_its_start(web: Container) -> None:
 
 
 def test_a_zombie_is_not_running(web: Container) -> None:
-    child = os.posix_spawn("/bin/true", ["true"], {})
-    started = start_time(child)
+    child = os.posix_spawn("/bin/sleep", ["sleep", "100"], {})
+    web.record.pid, web.record.start_time = child, start_time(child)
+    assert web.status() == "running"
+    os.kill(child, signal.SIGKILL)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    web.record.pid, web.record.start_time = child, started
+    assert web.status() == "stopped"
+    web.record.start_time = start_time(child)  # one that ended before it was looked at has none
     assert web.status() == "stopped"
     os.waitpid(child, 0)
 
