@@ -43,6 +43,8 @@ def program(taken: Iterable[int]) -> Program:
             steps.call("close_range", before + 1, after - 1, 0, why="free for what will come; program and report are mapped")
     steps.call("recvmsg", SOCKET, message, 0, why="wait for a program and the descriptors that go with it")
     steps.call("close", SOCKET, why="there is one message")
+    # At once, not when the parent half comes to it: whoever ends a container in between must find it.
+    steps.call("close", Descriptor.INIT, why="the lowest free number now, so that the clone puts its pidfd there")
     steps.chain(why="go on with the program; there is none when the monitor has gone")
     return steps
 

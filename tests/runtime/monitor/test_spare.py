@@ -6,13 +6,15 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from kernel import process
-from kernel.fd import Fd, eventfd, memory, open_path, pipe
+from kernel.fd import Fd, eventfd, memory, open_path, pipe, take_from
 from kernel.program import PROGRAM_FD, REPORT_FD, Program, Vector, runner_image
 from kernel.report import Report
+from runtime.container.descriptors import Descriptor
 from runtime.monitor.launch import Launcher
 from runtime.monitor.spare import SOCKET, Spare
 from tests.support.requires import requires
@@ -67,8 +69,8 @@ def test_its_program_finds_every_descriptor_at_its_number(bench: Bench) -> None:
         "anon_inode:[eventfd]",
         "/bin/busybox" if not os.path.islink("/bin") else "/usr/bin/busybox",
     ]
-    # What it was not given is the null device, and the socket is gone.  22 is the listing itself.
-    assert sorted(map(int, said[4:])) == [*range(23)]
+    # What it was not given is the null device, and the socket is gone.  14 is the listing itself.
+    assert sorted(map(int, said[4:])) == [*range(22)]
 
 
 def test_its_report_is_that_of_the_program(bench: Bench) -> None:
@@ -78,6 +80,20 @@ def test_its_report_is_that_of_the_program(bench: Bench) -> None:
     report = bench.give(steps)
     process.reap(bench.spare.pid)
     assert report.read().results[1] == 0o77
+
+
+def test_the_pidfd_of_its_clone_is_where_a_monitor_looks_for_it_before_the_clone_runs(bench: Bench) -> None:
+    steps = Program("clone")
+    steps.clone((), cgroup=None, why="a child")
+    steps.call("write", 1, "here", 4, why="it runs")
+    steps.call("ppoll", 0, 0, 0, 0, 0, why="and stays")
+    steps.afterwards("ppoll", 0, 0, 0, 0, 0, why="as if it were not its turn yet")
+    report = bench.give(steps, f5=bench.null, f13=bench.null)
+    assert os.read(bench.output.fileno(), 4) == b"here"
+    pid = report.read().pid
+    with take_from(bench.spare.pidfd, Descriptor.INIT) as pidfd:
+        assert f"Pid:\t{pid}\n" in Path(f"/proc/self/fdinfo/{pidfd.fileno()}").read_text()
+        assert process.send_signal(pidfd, signal.SIGKILL)
 
 
 def test_what_lies_too_high_is_not_for_it(bench: Bench) -> None:
