@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,3 +150,32 @@ def test_what_is_no_bundle_is_refused_and_leaves_nothing(tmp_path: Path) -> None
     with pytest.raises(Unsupported, match="listenerPath"):
         open_stepping(bundle_of(tmp_path, listen))
     assert leftovers() == []
+
+
+def test_nothing_of_the_image_runs_before_its_program(tmp_path: Path) -> None:
+    """An image with modules where ours are; Python is in there, as root, until execve."""
+    bundle = bundle_of(tmp_path, filtered)
+    root = bundle / "rootfs"
+    for place in {path for path in sys.path if path.startswith("/")}:
+        for name in (
+            "sitecustomize",
+            "linecache",
+            "traceback",
+            "ctypes",
+            "json",
+            "encodings.idna",
+            "encodings.cp437",
+            "kernel.fd",
+        ):
+            file = Path(f"{root}{place}", *name.split(".")).with_suffix(".py")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("open('/planted', 'w').close()")
+            for package in file.parents:
+                if package.name in ("encodings", "kernel"):
+                    (package / "__init__.py").write_text("open('/planted', 'w').close()")
+    with open_stepping(bundle) as stepping:
+        assert to_the_end(stepping) == 7
+    (root / "bin/sh").unlink()
+    with open_stepping(bundle) as stepping, pytest.raises(StartFailed):
+        to_the_end(stepping)
+    assert not (root / "planted").exists()
