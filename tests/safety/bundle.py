@@ -55,7 +55,8 @@ class Bundle:
 
     def without(self, *destinations: str) -> None:
         """Leave out the mounts at and below *destinations*."""
-        self.spec.mounts = [each for each in self.spec.mounts if not f"{each.destination}/".startswith(tuple(f"{d}/" for d in destinations))]
+        prefixes = tuple(f"{destination}/" for destination in destinations)
+        self.spec.mounts = [each for each in self.spec.mounts if not f"{each.destination}/".startswith(prefixes)]
 
     def write(self) -> Path:
         """Write config.json, as it is now; returns its place."""

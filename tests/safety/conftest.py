@@ -11,10 +11,13 @@ import pytest
 
 from kernel.fd import Fd
 from runtime.paths import Paths
+from tests.runtime.conftest import make_node, node
 from tests.safety.bundle import Bundle
 from tests.safety.engine import Core, Engine, following_all_links
 from tests.safety.oci import Oci
 from tests.support import cgroup
+
+__all__ = ["make_node", "node"]  # fixtures of the runtime's tests, of use here too
 
 
 @pytest.fixture

@@ -36,15 +36,25 @@ class Oci:
 
     def call(self, *words: str, streams: Fd | None = None, seconds: float = 60) -> Result:
         """What one command line says and exits with.  AssertionError if it crashed."""
-        with memory("output", b"", seal=False) as output:
-            pid = os.fork()
-            if pid == 0:
-                _be_the_command(["--root", str(self.root), *words], streams or output)
-            code = os.waitstatus_to_exitcode(_wait(pid, seconds))
-            said = os.pread((streams or output).fileno(), OUTPUT_LIMIT, 0).decode(errors="replace")
+        code, said = self.end(self.begin(*words, streams=streams), seconds)
         assert code != CRASHED, f"kernelet-oci {' '.join(words)}: {said}"
         assert "a fault of kernelet-oci itself" not in said, said
         return Result("", code, said)
+
+    def begin(self, *words: str, streams: Fd | None = None) -> tuple[int, Fd]:
+        """A process that is one command line, and what it writes to; for ``end``."""
+        output = memory("output", b"", seal=False) if streams is None else streams.duplicate()
+        pid = os.fork()
+        if pid == 0:
+            _be_the_command(["--root", str(self.root), *words], output)
+        return pid, output
+
+    def end(self, process: tuple[int, Fd], seconds: float = 60) -> tuple[int, str]:
+        """Its exit code and what it said."""
+        pid, output = process
+        with output:
+            code = os.waitstatus_to_exitcode(_wait(pid, seconds))
+            return code, os.pread(output.fileno(), OUTPUT_LIMIT, 0).decode(errors="replace")
 
     def names(self) -> list[str]:
         """The containers that are remembered."""

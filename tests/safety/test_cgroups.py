@@ -30,7 +30,9 @@ def neighbour() -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     cgroup.remove(cgroup.ROOT / "neighbours")
 
 
-@pytest.mark.parametrize("wanted", ["/neighbours/web", "/neighbours", "/neighbours/web/..", "/../neighbours", "../neighbours/web", "/pytest"])
+@pytest.mark.parametrize(
+    "wanted", ["/neighbours/web", "/neighbours", "/neighbours/web/..", "/../neighbours", "../neighbours/web", "/pytest"]
+)
 def test_a_cgroup_in_which_others_live_is_refused_and_they_live_on(
     oci: Oci, bundle: Bundle, neighbour: tuple[Path, subprocess.Popen[bytes]], wanted: str
 ) -> None:
@@ -61,7 +63,9 @@ def test_a_path_that_climbs_ends_at_the_top(oci: Oci, bundle: Bundle, wanted: st
     assert set(os.listdir(cgroup.ROOT.parent)) == above
 
 
-@pytest.mark.parametrize("key", ["../../neighbours/web/cgroup.freeze", "/cgroup.procs", "x/y", "..", ".", "", "memory.max\0", "a" * 300])
+@pytest.mark.parametrize(
+    "key", ["../../neighbours/web/cgroup.freeze", "/cgroup.procs", "x/y", "..", ".", "", "memory.max\0", "a" * 300]
+)
 def test_a_key_of_unified_is_a_file_of_the_cgroups_own(
     oci: Oci, bundle: Bundle, neighbour: tuple[Path, subprocess.Popen[bytes]], key: str
 ) -> None:

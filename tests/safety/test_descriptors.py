@@ -92,8 +92,10 @@ def test_without_the_defence_descriptors_are_seen_inside(core: Core, bundle: Bun
     assert len(core.weakened(without("close_range")).run(bundle).lines) > 5
 
 
-def test_a_created_container_holds_what_starts_it_and_nothing_of_the_hosts(engine: Engine, bundle: Bundle, leaky: list[int]) -> None:
-    """P8: up to execve there are the streams, the two ends for its start, its own working directory, and the void that hides."""
+def test_a_created_container_holds_what_starts_it_and_nothing_of_the_hosts(
+    engine: Engine, bundle: Bundle, leaky: list[int]
+) -> None:
+    """P8: up to execve there are the streams, the two ends for its start, and its own working directory."""
     with engine.create(bundle) as container:
         places = {number: os.readlink(f"/proc/{container.pid}/fd/{number}") for number in os.listdir(f"/proc/{container.pid}/fd")}
         rest = {number: place for number, place in places.items() if int(number) > 2}
@@ -130,5 +132,3 @@ def test_the_program_ends_by_closing_for_real(core: Core, bundle: Bundle) -> Non
     closes = [index for index, call in enumerate(calls) if call.startswith("close_range") and call.endswith(", 0)")]
     assert closes
     assert max(closes) < next(index for index, step in enumerate(seen) if step.store == "cwd")
-
-

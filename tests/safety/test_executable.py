@@ -19,7 +19,7 @@ from kernel.fd import memory
 from kernel.program import runner_image
 from runtime.spec import schema
 from tests.safety import engine
-from tests.safety.bundle import Bundle, make_rootfs
+from tests.safety.bundle import Bundle
 from tests.safety.engine import Container, Core
 from tests.support.requires import requires
 
@@ -63,9 +63,7 @@ def test_the_executable_cannot_be_overwritten(created: Container) -> None:
     assert not overwrite(created.pid)
 
 
-def test_without_the_seal_the_executable_is_overwritten(
-    core: Core, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_seal_the_executable_is_overwritten(core: Core, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """CVE-2019-5736: the attack works on a memfd that is not sealed."""
     monkeypatch.setattr(engine, "memory", lambda name, content, *, seal=True: memory(name, content, seal=False))
     with core.create(bundle) as container:
@@ -126,7 +124,7 @@ def spying(container: Container, directory: Path) -> Bundle:
 
 
 def test_a_process_that_is_being_set_up_cannot_be_looked_into(core: Core, created: Container, tmp_path: Path) -> None:
-    """CVE-2016-9962, CVE-2019-5736, P4: it is not dumpable until execve, so that a neighbour in its pid namespace sees nothing."""
+    """CVE-2016-9962, CVE-2019-5736, P4: it is not dumpable until execve: a neighbour in its pid namespace sees nothing."""
     assert core.run(spying(created, tmp_path / "spy")).lines == ["seen"]
 
 

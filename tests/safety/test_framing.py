@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -41,7 +42,7 @@ def test_a_long_argument_arrives_whole_or_not_at_all(engine: Engine, bundle: Bun
         assert result.lines == [f"{length} behind {length - 5} last"]
 
 
-FIELDS = {
+FIELDS: dict[str, Callable[[Bundle, str], object]] = {
     "process.cwd": lambda bundle, long: setattr(bundle.process, "cwd", long),
     "hostname": lambda bundle, long: setattr(bundle.spec, "hostname", long),
     "linux.maskedPaths[12]": lambda bundle, long: bundle.spec.linux.masked_paths.append(long),
@@ -79,8 +80,15 @@ def test_a_deep_path_does_no_harm(engine: Engine, bundle: Bundle, field: str, pa
 
 @pytest.mark.parametrize(
     ("field", "count"),
-    [("readonlyPaths", 70_000), ("maskedPaths", 70_000), ("mounts", 30_000), ("options", 70_000), ("ambient", 70_000), ("PATH", 70_000)],
-)  # fmt: skip
+    [
+        ("readonlyPaths", 70_000),
+        ("maskedPaths", 70_000),
+        ("mounts", 30_000),
+        ("options", 70_000),
+        ("ambient", 70_000),
+        ("PATH", 70_000),
+    ],
+)
 def test_more_of_anything_than_a_program_has_steps_is_refused_by_name(
     engine: Engine, bundle: Bundle, field: str, count: int
 ) -> None:
@@ -180,7 +188,7 @@ def test_a_lone_surrogate_that_is_no_byte_is_refused(core: Core, bundle: Bundle)
         assert core.run(evil).refusal
 
 
-GIANTS = {
+GIANTS: dict[str, Callable[[], bytes]] = {
     "five megabytes of spaces": lambda: b" " * 5_000_000,
     "a string of four megabytes": lambda: json.dumps({"ociVersion": "1.0.0", "x": "y" * (4 << 20)}).encode(),
     "a hundred thousand brackets": lambda: b"[" * 100_000,

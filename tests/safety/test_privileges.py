@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.container.user import parse_group, parse_passwd
+from runtime.container.passwd import parse_group, parse_passwd
 from runtime.errors import InvalidSpec
 from runtime.spec import load, schema
 from tests.safety.bundle import Bundle

@@ -108,7 +108,8 @@ def test_what_is_written_goes_by_the_handle_alone(core: Core, bundle: Bundle) ->
         return step
 
     assert core.weakened(see).run(bundle).lines == ["1", str(SCORE)]
-    written = {argument.name for step in seen if step.call == "write" for argument in step.arguments if isinstance(argument, Slot)}
+    arguments = [argument for step in seen if step.call == "write" for argument in step.arguments]
+    written = {argument.name for argument in arguments if isinstance(argument, Slot)}
     assert written >= {"setting", "score"}
     for step in seen:
         assert step.call not in ("open", "openat", "creat")

@@ -1,4 +1,4 @@
-"""What goes wrong in runtimes that are written in Python, and why it does not here: nothing forks, nothing of ours runs in a child.
+"""What goes wrong in runtimes that are written in Python, and why it does not here: nothing of ours runs in a child.
 
 The other hazards, of variables, signals and imports, are in ``test_environment``; those of descriptors and executables in
 the files of these names.
@@ -20,6 +20,7 @@ import pytest
 from runtime.spec import schema
 from tests.safety.bundle import Bundle
 from tests.safety.engine import Core, Engine, without
+from tests.support import wait
 from tests.support.requires import requires
 
 pytestmark = requires("root", "cgroup2", "busybox")
@@ -62,7 +63,7 @@ def test_a_threaded_process_starts_containers_and_stays_where_it_is(core: Core, 
             assert result.code == 0
             assert result.lines[0] != before["pid"]
     assert places() == before
-    assert len(os.listdir("/proc/self/task")) == tasks
+    wait.until(lambda: len(os.listdir("/proc/self/task")) == tasks, 5, "the threads that were joined to be gone")
 
 
 def test_a_container_is_no_copy_of_this_process(core: Core, bundle: Bundle) -> None:
