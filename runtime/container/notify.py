@@ -64,7 +64,8 @@ def send(listener: Fd, profile: schema.Seccomp, state: schema.State, pid: int) -
         try:
             agent.connect(os.fsencode(profile.listener_path))
             sent = socket.send_fds(agent, [message], [listener.fileno()])
-            agent.sendall(message[sent:])
+            if sent < len(message):  # to send nothing to an agent that has read all, and closed, is an error
+                agent.sendall(message[sent:])
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise StartFailed(

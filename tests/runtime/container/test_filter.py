@@ -246,6 +246,25 @@ def test_an_exec_has_a_listener_of_its_own(node: inside.Node, tmp_path: Path) ->
     assert len(found.calls) == 1
 
 
+def test_an_agent_may_close_as_soon_as_it_has_read(tmp_path: Path) -> None:
+    seccomp = profile(listener_path=str(tmp_path / "agent"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server, memory("x", b"") as file:
+        server.bind(seccomp.listener_path)
+        server.listen()
+
+        def read() -> None:
+            for _ in range(200):
+                connection, _ = server.accept()
+                with connection:
+                    os.close(socket.recv_fds(connection, 65536, 1)[1][0])
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        for _ in range(200):
+            notify.send(file, seccomp, STATE, 1)
+        thread.join()
+
+
 def test_an_agent_that_is_not_there_is_told_by_its_path(tmp_path: Path) -> None:
     seccomp = profile(listener_path=str(tmp_path / "nobody"))
     match = r"connect with seccomp agent: no such file.*is it running at .*/nobody"
