@@ -68,15 +68,29 @@ def test_it_is_moved_renamed_and_up_with_its_addresses() -> None:
             ip("addr", "add", address, "dev", "card0")
         ip("addr", "add", "192.0.2.9/24", "dev", "card0", "valid_lft", "100", "preferred_lft", "100")  # learned, not given
         ip("addr", "add", "169.254.1.1/16", "dev", "card0", "scope", "link")
-        ip("-6", "addr", "add", "2001:db8::5/64", "dev", "card0", "nodad")
         with container() as (pid, theirs):
             move_all({"card0": NetDevice(name="eth0"), "card1": NetDevice()}, pid)
             flags, addresses = seen_in(theirs, "eth0")
             assert "UP" in flags
-            assert sorted(addresses) == ["192.0.2.7/24", "198.51.100.1/32", "2001:db8::5/64"]
+            assert sorted(addresses) == ["192.0.2.7/24", "198.51.100.1/32"]
             assert "UP" in seen_in(theirs, "card1")[0]
             with Netlink() as here:
                 assert [link.name for link in here.links()] == ["lo"]
+
+    network.in_a_node(test)
+
+
+@requires("ipv6")
+def test_addresses_of_ipv6_go_with_it_but_for_those_of_the_link() -> None:
+    def test() -> None:
+        make_pair("card0", "card1")
+        ip("-6", "addr", "add", "2001:db8::5/64", "dev", "card0", "nodad")
+        ip("-6", "addr", "add", "2001:db8::6/128", "dev", "card0", "valid_lft", "100", "preferred_lft", "100")
+        ip("-6", "addr", "add", "fe80::77/64", "dev", "card0", "nodad")
+        with container() as (pid, theirs):
+            move_all({"card0": NetDevice()}, pid)
+            assert seen_in(theirs, "card0")[1] == ["2001:db8::5/64"]
+            assert "fe80::77" not in namespace.in_namespace(theirs, "net", lambda: ip("-6", "addr"))
 
     network.in_a_node(test)
 

@@ -48,6 +48,23 @@ def test_what_is_counted_is_there_though_nothing_was_limited(oci: CommandLine) -
     assert data["hugetlb"]["2MB"] == {"failcnt": 0}
 
 
+@requires("controllers memory")
+def test_that_memory_ran_out_is_told_at_once(oci: CommandLine) -> None:
+    limits = {"memory": {"limit": 32 << 20}, "unified": {"memory.swap.max": "0"}}
+    oci.configure("sleep", "1000", change=lambda config: config["linux"]["resources"].update(limits))
+    oci.call("run", "--detach", "web")
+    with oci.start("events", "--interval", "100s", "web") as following:
+        assert following.stdout is not None
+        # Again and again: the first may come before anybody listens.
+        hog = ("exec", "web", "sh", "-c", "while true; do dd if=/dev/zero of=/dev/null bs=64M count=1; done")
+        with oci.start(*hog) as working:
+            assert following.stdout.readline() == '{"type":"oom","id":"web"}\n'
+            oci.call("delete", "--force", "web")
+            working.wait(10)
+        following.stdout.read()
+        assert following.wait(10) == 0
+
+
 def test_of_a_container_that_has_stopped_there_is_nothing_to_tell(oci: CommandLine) -> None:
     oci.configure("true")
     oci.call("run", "--keep", "web")

@@ -175,6 +175,25 @@ def test_a_running_container_has_other_limits_from_now_on(oci: CommandLine, grou
     oci.call("update", "web")  # nothing asked is nothing done
 
 
+@requires("controllers memory pids cpu")
+def test_flags_reach_the_kernel_and_keep_what_they_do_not_name(oci: CommandLine, group: Cgroup) -> None:
+    limits = {"cpu": {"quota": 50_000, "period": 100_000, "shares": 1024}, "memory": {"limit": 64 << 20}, "pids": {"limit": 20}}
+    oci.configure("sleep", "1000", change=lambda config: config["linux"]["resources"].update(limits))
+    oci.call("run", "--detach", "web")
+    oci.call("update", "--cpu-period", "200000", "--memory", "32m", "web")
+    assert group.read("cpu.max") == "50000 200000\n"
+    assert group.number("memory.max") == 32 << 20
+    oci.call("update", "--cpu-quota", "-1", "--pids-limit", "-1", "--cpu-burst", "0", "web")
+    assert group.read("cpu.max") == "max 200000\n"
+    assert (group.number("pids.max"), group.number("cpu.weight")) == (None, 100)
+    oci.call("update", "--cpu-idle", "1", "web")
+    oci.call("update", "--cpu-share", "2048", "web")
+    oci.call("update", "--cpu-idle", "0", "web")
+    assert (group.number("cpu.idle"), group.number("cpu.weight")) == (0, 174)
+    said = oci.refusal("update", "-r", "-", "web", given='{"memory": {"limit": 1024, "checkBeforeUpdate": true}}')
+    assert "rejecting memory limit 1024" in said
+
+
 @requires("controllers hugetlb")
 def test_what_fails_half_way_is_taken_back(oci: CommandLine, group: Cgroup) -> None:
     limits = {HUGE: [{"pageSize": "2MB", "limit": 4 << 20}]}
