@@ -25,6 +25,8 @@ class LateMount:
     is_directory: bool
     namespace: int | None = None
     """Descriptor of the user namespace through which the owners of its files are seen."""
+    exactly: bool = False
+    """It gets the flags that its options say and loses the others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from runtime.container import ground_devices, ground_mounts, joins, namespaces, 
 from runtime.container.descriptors import FIRST_OPENED
 from runtime.container.facts import Facts, Join
 from runtime.container.ground_binds import open_null_device, open_root
-from runtime.container.ground_mounts import Mounts
+from runtime.container.ground_mounts import Asked, Mounts
 from runtime.container.ground_tree import Tree
 from runtime.container.label import wants_label
 from runtime.errors import InvalidSpec, Unsupported
@@ -61,6 +61,7 @@ def prepare(
     pivots: bool = True,
     has_void: bool = False,
     in_order: bool = False,
+    exactly: bool = False,
     bundle: Path | None = None,
     rootfs: Path | None = None,
     cgroup: Path | None = None,
@@ -71,6 +72,8 @@ def prepare(
     and destinations below *rootfs* taken from there.  *can_pause*: the caller sees to hooks, network devices and the
     like when the program pauses for it.  *has_void*: whoever launches it has an empty mount namespace for it.
     *in_order*: whoever looks at the container's mounts is to see them in the spec's order, for a few microseconds each.
+    *exactly*: bind mounts get the flags that are said and no others, as from other command lines; else they keep what
+    their sources have, nosuid for one.
     *cgroup* is the container's directory of the v2 tree, which it sees when it has no cgroup namespace of its own.
 
     Raises InvalidSpec, Unsupported, HostPathNotFound, or OSError naming the path; nothing stays open then.
@@ -82,7 +85,7 @@ def prepare(
         ground_mounts.settle(spec, bundle, rootfs)
         builder.open_namespaces()
         own_procfs = builder.open_procfs()
-        mounts = builder.lay_mounts(rootfs, cgroup, in_order=in_order)
+        mounts = builder.lay_mounts(rootfs, cgroup, in_order=in_order, exactly=exactly)
         devices = ground_devices.see_to(spec, mounts.tree, builder.keep, in_user_namespace=builder.user_namespace is not None)
         masked = builder.find_masked(mounts.tree)
     except BaseException:
@@ -162,7 +165,7 @@ class _Builder:
         wanted = linux.sysctl or linux.time_offsets or (process and (process.oom_score_adj is not None or wants_label(process)))
         return self.keep(procfs.share_procfs()) if wanted else None
 
-    def lay_mounts(self, rootfs: Path | None, cgroup: Path | None, *, in_order: bool) -> Mounts:
+    def lay_mounts(self, rootfs: Path | None, cgroup: Path | None, *, in_order: bool, exactly: bool) -> Mounts:
         """Open what is mounted, and make the places that mounts and the working directory will stand on."""
         namespace, owner, within = None, None, None
         if self.user_namespace is not None:
@@ -174,7 +177,8 @@ class _Builder:
                 root = open_root(rootfs, self._spec.linux.rootfs_propagation, within)
                 self.descriptors[self.root_number] = root
         tree = Tree(self._root, owner)
-        mounts = Mounts(self._spec, tree, self.keep, namespace, within, rootfs=rootfs, cgroup=cgroup, in_order=in_order)
+        asked = Asked(rootfs, cgroup, is_copied=in_order and namespace is None, exactly=exactly)
+        mounts = Mounts(self._spec, tree, self.keep, namespace, within, asked)
         self._hold(mounts)
         try:
             mounts.lay()

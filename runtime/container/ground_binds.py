@@ -29,11 +29,17 @@ FindNamespace = Callable[[schema.Mount], Fd]
 
 
 def open_bind(
-    mount: schema.Mount, find_namespace: FindNamespace | None = None, within: Fd | None = None, *, is_copied: bool = False
+    mount: schema.Mount,
+    find_namespace: FindNamespace | None = None,
+    within: Fd | None = None,
+    *,
+    is_copied: bool = False,
+    exactly: bool = False,
 ) -> Fd:
     """A detached mount of *mount*'s source with its options applied; *find_namespace* is asked when ids are mapped.
 
-    *within* is a mount namespace from which it is taken, in place of our own; *is_copied*: it is going to be.
+    *within* is a mount namespace from which it is taken, in place of our own; *is_copied*: it is going to be; *exactly*:
+    it gets the flags that are said and loses the others, else it keeps what its source has.
 
     Raises HostPathNotFound when the source is absent: making it silently hides a typing error, and a
     kubelet makes what it needs.
@@ -57,7 +63,7 @@ def open_bind(
                 raise InvalidSpec(f"mount {mount.destination}: uidMappings: there is no user namespace to take them from")
             with find_namespace(mount) as namespace:
                 _map_ids(file, mount, options, namespace)
-        apply_attributes(file, mount, options)
+        apply_attributes(file, mount, options, exactly=exactly)
         propagate(file, options, is_copied=is_copied)
     except BaseException:
         file.close()
@@ -120,21 +126,37 @@ def _map_ids(file: Fd, mount: schema.Mount, options: Options, namespace: Fd) -> 
         raise
 
 
-def apply_attributes(file: Fd, mount: schema.Mount, options: Options) -> None:
+def apply_attributes(file: Fd, mount: schema.Mount, options: Options, *, exactly: bool = False) -> None:
     """Set and clear what *options* say on the detached *file*; with the "r" family, on all below it.
 
-    Raises Unsupported for one that is locked, because it comes from a more privileged mount namespace.
+    *exactly*: what they do not say is cleared, but for what is locked, because it comes from a more privileged mount
+    namespace.  Raises Unsupported when that should be cleared by name.
     """
-    for add, clear, recursive in ((options.add, options.clear, False), (options.recursive_add, options.recursive_clear, True)):
-        if not add and not clear:
-            continue
-        try:
-            kernel_mount.set_attributes(file, add=Flags(add).value(), clear=Flags(clear).value(), recursive=recursive)
-        except PermissionError as error:
-            raise Unsupported(
-                f"mount {mount.destination}: options: cannot clear locked flags: "
-                f"{mount.source} has them from a mount namespace that this user does not own"
-            ) from error
+    if not (exactly and _set_exactly(file, options)):
+        clear = (*options.clear, *(name for name in options.exactly[1] if exactly and name == "MOUNT_ATTR_NOSYMFOLLOW"))
+        _set(file, mount, options.add, clear, recursive=False)
+    _set(file, mount, options.recursive_add, options.recursive_clear, recursive=True)
+
+
+def _set_exactly(file: Fd, options: Options) -> bool:
+    add, clear = options.exactly
+    try:
+        kernel_mount.set_attributes(file, add=Flags(add).value(), clear=Flags(clear).value())
+    except PermissionError:
+        return False
+    return True
+
+
+def _set(file: Fd, mount: schema.Mount, add: tuple[str, ...], clear: tuple[str, ...], *, recursive: bool) -> None:
+    if not add and not clear:
+        return
+    try:
+        kernel_mount.set_attributes(file, add=Flags(add).value(), clear=Flags(clear).value(), recursive=recursive)
+    except PermissionError as error:
+        raise Unsupported(
+            f"mount {mount.destination}: options: cannot clear locked flags: operation not permitted: "
+            f"{mount.source} has them from a mount namespace that this user does not own"
+        ) from error
 
 
 def propagate(file: Fd, options: Options, *, is_copied: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import foreign_mount, terminal
@@ -19,6 +20,7 @@ from kernel.resolve import is_directory, open_in_root
 from runtime.container import userns
 from runtime.container.facts import LateMount, OpenedMount
 from runtime.container.ground_binds import (
+    FindNamespace,
     apply_attributes,
     check_bind,
     is_id_mapped,
@@ -76,6 +78,17 @@ def kernel_mounts() -> tuple[str, ...]:
     return tuple(dict.fromkeys(row.target for row in reversed(rows)))
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the caller says of all mounts, beside the spec."""
+
+    rootfs: Path | None
+    """Where the root is on the node, if it is a directory there."""
+    cgroup: Path | None
+    is_copied: bool
+    exactly: bool
+
+
 class Mounts:
     """What was found out about the mounts of a spec, by index."""
 
@@ -86,18 +99,14 @@ class Mounts:
         keep: Callable[[Fd], int],
         namespace: Fd | None,
         within: Fd | None,
-        *,
-        rootfs: Path | None,
-        cgroup: Path | None,
-        in_order: bool,
+        asked: Asked,
     ) -> None:
         """*keep* takes a descriptor over and numbers it.
 
         *namespace* is the container's user namespace, *within* a copy of our mount namespace that belongs to it.
         """
         self._spec, self.tree, self._keep = spec, tree, keep
-        self._namespace, self._within = namespace, within
-        self._rootfs, self._cgroup, self._is_copied = rootfs, cgroup, in_order and namespace is None
+        self._namespace, self._within, self._asked = namespace, within, asked
         self._own = {each.type for each in spec.linux.namespaces}
         self._held: list[Fd] = []
         self.opened: dict[int, OpenedMount] = {}
@@ -116,7 +125,7 @@ class Mounts:
         """Whether what was opened is to be copied at its turn: where that makes a difference, if it was asked for."""
         wishes = (parse_options(self._spec.mounts[index].options).propagation for index in self.opened)
         cannot_yet = any(name == "unbindable" for wish in wishes for name, _ in wish)
-        return self._is_copied and (cannot_yet or any(index >= len(self.opened) for index in self.opened))
+        return self._asked.is_copied and (cannot_yet or any(index >= len(self.opened) for index in self.opened))
 
     def lay(self) -> None:
         """Open and lay each, in the order of the spec; then the working directory."""
@@ -171,7 +180,7 @@ class Mounts:
             late = self._inside(mount)
             if late is not None:
                 return self._open_late(index, mount, options, late)
-            return self._take(index, open_bind(mount, self._find_namespace, self._within, is_copied=self._is_copied))
+            return self._take(index, self._open_bind(mount, self._find_namespace))
         if not mount.type:
             raise InvalidSpec(
                 f"mounts[{index}].type: {mount.destination}: a mount that is no bind mount needs the type of a file system"
@@ -193,12 +202,15 @@ class Mounts:
         self.opened[index] = OpenedMount(self._keep(file), is_directory(file))
         return file
 
+    def _open_bind(self, mount: schema.Mount, find_namespace: FindNamespace | None = None) -> Fd:
+        return open_bind(mount, find_namespace, self._within, is_copied=self._asked.is_copied, exactly=self._asked.exactly)
+
     def _shown(self, mount: schema.Mount, options: Options, source: str) -> Fd:
         """What the node has at *source*, in place of a new file system that a process inside may not make."""
         data = {key for key, _ in options.data}
         words = [word for word in mount.options if word.partition("=")[0] not in data]
         wanted = schema.Mount(destination=mount.destination, type="rbind", source=source, options=["rbind", *words])
-        return open_bind(wanted, None, self._within, is_copied=self._is_copied)
+        return self._open_bind(wanted)
 
     def _of_the_node(self, mount: schema.Mount, options: Options, source: str) -> Fd:
         """A new one of the node's own namespaces; or if we are not the node's root either, what it has at *source*."""
@@ -207,7 +219,7 @@ class Mounts:
         except PermissionError:
             return self._shown(mount, options, source)
         apply_attributes(file, mount, options)
-        propagate(file, options, is_copied=self._is_copied)
+        propagate(file, options, is_copied=self._asked.is_copied)
         return file
 
     def _find_namespace(self, mount: schema.Mount) -> Fd:
@@ -224,7 +236,7 @@ class Mounts:
 
     def _inside(self, mount: schema.Mount) -> Place | None:
         """Where in the container's own tree the source lies, if mounts of this spec make a difference there."""
-        root = "" if self._rootfs is None else os.fspath(self._rootfs).rstrip("/")
+        root = "" if self._asked.rootfs is None else os.fspath(self._asked.rootfs).rstrip("/")
         source = posixpath.normpath(mount.source)
         if not root or not f"{source}/".startswith(f"{root}/"):
             return None
@@ -241,7 +253,8 @@ class Mounts:
                     "and what is seen there in a user namespace cannot be id-mapped"
                 )
             number = self._keep(self._find_namespace(mount))
-        self.late[index] = LateMount(place.path, place.is_directory is not False, number)
+        exactly = self._asked.exactly and self._namespace is None
+        self.late[index] = LateMount(place.path, place.is_directory is not False, number, exactly)
         if place.layer.file is None:
             return None
         file = open_in_root(place.layer.file, place.layer.inner(place.path))
@@ -261,8 +274,8 @@ class Mounts:
 
     def _own_cgroup(self, mount: schema.Mount, options: Options) -> Fd:
         """The container's own cgroup; or if it has none, ours, which it may look at (CVE-2023-25809)."""
-        if self._cgroup is not None:
-            return self._shown(mount, options, os.fspath(self._cgroup))
+        if self._asked.cgroup is not None:
+            return self._shown(mount, options, os.fspath(self._asked.cgroup))
         own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
         file = self._shown(mount, options, os.fspath(find_tree() / own.lstrip("/")))
         kernel_mount.set_attributes(file, add=Flags(("MOUNT_ATTR_RDONLY",)).value(), recursive=True)
@@ -275,7 +288,7 @@ class Mounts:
         else:
             file = foreign_mount.new_filesystem(self._namespace, "devpts", options.data, attributes=options.add)
         self._take(index, file)
-        propagate(file, options, is_copied=self._is_copied)
+        propagate(file, options, is_copied=self._asked.is_copied)
         self._use_terminal(file)
         return file
 
@@ -312,5 +325,5 @@ class Mounts:
                     os.chown(f"/proc/self/fd/{file.fileno()}", status.st_uid, status.st_gid)
                 copy_tree(covered, file)
         apply_attributes(file, mount, options)
-        propagate(file, options, is_copied=self._is_copied)
+        propagate(file, options, is_copied=self._asked.is_copied)
         return file

@@ -36,6 +36,8 @@ _NOT_SUPERBLOCK = {"async": "sync", "nolazytime": "lazytime", "nomand": "mand"}
 #: Flags that mount(2) alone takes.
 _LEGACY = {"iversion": "MS_I_VERSION", "silent": "MS_SILENT"}
 _NOT_LEGACY = {"noiversion": "iversion", "loud": "silent"}
+_FLAGS = frozenset((*_ADD, *_CLEAR, *_TIMES, *_NO_TIMES, *_SUPERBLOCK, *_NOT_SUPERBLOCK, *_LEGACY, *_NOT_LEGACY))
+_LASTING = tuple(name for name in _ADD.values() if name != "MOUNT_ATTR_NODIRATIME")
 _WISHES = ("defaults", "bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap")
 
 
@@ -55,9 +57,24 @@ class Options:
     copies_up: bool
     id_mapping: str
     """The last of "idmap" and "ridmap", or nothing."""
+    says_flags: bool
+    """Whether any word is one of mount(8)'s flags of one mount, set or taken back."""
     superblock: tuple[str, ...]
     legacy: tuple[str, ...]
     data: tuple[tuple[str, str | None], ...]
+
+    @property
+    def exactly(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What to add and what to clear so that a mount has these flags and no others, as "mount --bind -o" has it.
+
+        Without any such word it keeps what it has; and times of access, if nothing is said of them (runc does the same).
+        """
+        if not self.says_flags:
+            return (), ()
+        clear = [name for name in _LASTING if name not in self.add]
+        if any(name in self.add for name in (*_TIMES.values(), "MOUNT_ATTR_NODIRATIME")):
+            clear += [name for name in ("MOUNT_ATTR__ATIME", "MOUNT_ATTR_NODIRATIME") if name not in self.add]
+        return self.add, tuple(clear)
 
     @property
     def mount_flags(self) -> tuple[str, ...]:
@@ -112,6 +129,7 @@ def _parse(options: tuple[str, ...]) -> Options:
         is_remount="remount" in options,
         copies_up="tmpcopyup" in options,
         id_mapping=next((option for option in reversed(options) if option in ("idmap", "ridmap")), ""),
+        says_flags=any(option in _FLAGS for option in options),
         superblock=tuple(name for name in flags if name in _SUPERBLOCK),
         legacy=tuple(name for name in flags if name in _LEGACY),
         data=tuple(data),
@@ -151,10 +169,9 @@ class _Attributes:
         self.clear["MOUNT_ATTR__ATIME"] = None  # mount_setattr(2) wants the old value cleared by this name
 
     def _unset_time(self, name: str, *, is_recursive: bool) -> None:
-        """What is left is the kernel's default; "norelatime" for one mount says nothing that holds (mount(8))."""
+        """Recursively it is an order, for the kernel's default; for one mount it takes back what was said (mount(8))."""
         if name in self.add:
             del self.add[name]
             self.clear.pop("MOUNT_ATTR__ATIME", None)
-        is_said = is_recursive or name == "MOUNT_ATTR_NOATIME"
-        if is_said and not any(time in self.add for time in _TIMES.values()):
+        if is_recursive and not any(time in self.add for time in _TIMES.values()):
             self._set_time("MOUNT_ATTR_RELATIME")

@@ -169,8 +169,9 @@ def bind_from_inside(steps: Program, mount: schema.Mount, late: LateMount, facts
             recursive=options.id_mapping == "ridmap",
             why="owners of files are seen through the maps of a user namespace",
         )
-    if options.add or options.clear:
-        set_attributes(steps, copy, add=options.add, clear=options.clear, why=f"as {mount.destination} is to be")
+    add, clear = options.exactly if late.exactly else (options.add, options.clear)
+    if add or clear:
+        set_attributes(steps, copy, add=add, clear=clear, why=f"as {mount.destination} is to be")
     if options.recursive_add or options.recursive_clear:
         _set_recursive(steps, copy, mount, options)
     propagate(steps, copy, options, mount.destination)

@@ -277,6 +277,7 @@ def _prepare(request: Request, container: Container, bundle: Bundle, cgroup: Cgr
         can_pause=True,
         pivots=not request.flags.switch("no-pivot"),
         in_order=True,
+        exactly=True,
         bundle=bundle.path,
         rootfs=bundle.rootfs,
         cgroup=None if cgroup is None else cgroup.path,

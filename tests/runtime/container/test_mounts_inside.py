@@ -11,7 +11,9 @@ import pytest
 
 from kernel import mount as kernel_mount
 from kernel.mountinfo import Mount, parse_mountinfo
-from runtime.errors import InvalidSpec, StartFailed, Unsupported
+from kernel.program import Flags
+from runtime.container.options import parse_options
+from runtime.errors import InvalidSpec, StartFailed
 from runtime.spec import schema
 from tests.support import child, inside
 from tests.support.requires import requires
@@ -153,6 +155,41 @@ def test_options_of_a_bind_mount_are_of_it_alone_or_of_all_below(node: inside.No
         return found
 
     assert apart(look) == [(True, False), (True, True), (True, False), (True, True), (True, True)]
+
+
+SOURCE_FLAGS = "ro,noexec,nosymfollow,nodiratime"
+
+
+@pytest.mark.parametrize(
+    ("options", "has", "has_not"),
+    [
+        ([], "ro noexec nosymfollow nodiratime", "rw"),
+        (["dev"], "rw nodiratime", "ro noexec nosymfollow"),
+        (["nosuid", "nodev"], "rw nosuid nodev nodiratime", "ro noexec"),
+        (["rw"], "rw nodiratime", "ro noexec"),
+        (["ro", "strictatime"], "ro", "noexec nodiratime relatime"),
+        (["atime"], "rw nodiratime", "ro noexec"),
+    ],
+)
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_bind_mount_has_exactly_the_flags_that_are_said(
+    node: inside.Node, options: list[str], has: str, has_not: str, is_inside: bool
+) -> None:
+    """As runc and crun have it; a pod's volume keeps what its source has."""
+
+    def look() -> tuple[str, ...]:
+        with kernel_mount.clone_tree(volume(node)) as file:
+            said = parse_options(SOURCE_FLAGS.split(","))
+            kernel_mount.set_attributes(file, add=Flags(said.add).value(), clear=Flags(said.clear).value())
+            kernel_mount.attach(file, volume(node))
+        mounts = [bind(volume(node), "/data", *options)]
+        if is_inside:
+            mounts = [bind(volume(node), "/kept"), bind(node.rootfs / "kept", "/data", *options)]
+        return rows(node, *mounts, rootfs=node.rootfs, in_order=True, exactly=True)["/data"].options
+
+    found = set(apart(look))
+    assert set(has.split()) <= found
+    assert not set(has_not.split()) & found
 
 
 def test_words_that_are_for_a_file_system_are_nothing_to_a_bind_mount(node: inside.Node) -> None:
@@ -343,18 +380,6 @@ def test_a_cgroup_is_ones_own_directory_without_a_namespace_for_it(node: inside.
         row = rows(node, cgroup, wanted=wanted, cgroup=own)["/sys/fs/cgroup"]
         assert (row.filesystem, row.root) == ("cgroup2", "/pytest")
         assert {"ro", "nosuid"} <= set(row.options)
-
-
-def test_an_id_map_without_ids_needs_a_user_namespace(node: inside.Node) -> None:
-    with pytest.raises(InvalidSpec, match="uidMappings: it has none, and the container has no user namespace"):
-        rows(node, bind(volume(node), "/data", "idmap"))
-    ids = [schema.IdMapping(container_id=0, host_id=5, size=1)]
-    half = schema.Mount(destination="/data", source=str(volume(node)), options=["bind"], uid_mappings=ids)
-    with pytest.raises(InvalidSpec, match=r"gidMappings: missing, and the other one is there"):
-        rows(node, half)
-    new = schema.Mount(destination="/data", type="tmpfs", uid_mappings=ids, gid_mappings=ids)
-    with pytest.raises(Unsupported, match="only bind mounts are id-mapped"):
-        rows(node, new)
 
 
 def test_a_small_limit_of_descriptors_is_the_programs_and_not_the_set_ups(node: inside.Node) -> None:

@@ -58,8 +58,6 @@ def test_the_last_of_two_that_contradict_each_other_wins(words: list[str], wins:
         (["noatime"], ("NOATIME",), ("_ATIME",)),
         (["noatime", "strictatime"], ("STRICTATIME",), ("_ATIME",)),
         (["strictatime", "relatime"], ("RELATIME",), ("_ATIME",)),
-        (["noatime", "atime"], ("RELATIME",), ("_ATIME",)),
-        (["atime"], ("RELATIME",), ("_ATIME",)),
         (["strictatime", "atime"], ("STRICTATIME",), ("_ATIME",)),
         (["nodiratime"], ("NODIRATIME",), ()),
     ],
@@ -72,7 +70,8 @@ def test_times_of_access_are_one_of_three(prefix: str, words: list[str], add: tu
 
 def test_what_is_not_a_time_any_more_is_the_default_where_it_can_be_said() -> None:
     """As runc has it: of one mount "nostrictatime" takes back what this list said; recursively it is an order."""
-    assert parse_options(["strictatime", "nostrictatime"]).add == parse_options(["nostrictatime"]).clear == ()
+    for words in (["strictatime", "nostrictatime"], ["noatime", "atime"], ["atime"], ["norelatime"]):
+        assert parse_options(words).add == parse_options(words).clear == ()
     for word in ("rnostrictatime", "rnorelatime", "ratime"):
         assert parse_options([word]).recursive_add == ("MOUNT_ATTR_RELATIME",)
 
@@ -142,3 +141,21 @@ def test_data_is_kept_in_its_order_and_changes_nothing_else(words: list[str], da
 @given(st.lists(st.text(max_size=12), max_size=5))
 def test_any_text_is_sorted_somewhere(words: list[str]) -> None:
     parse_options(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "add", "clear"),
+    [
+        ([], "", ""),
+        (["rbind", "rprivate"], "", ""),
+        (["dev"], "", "RDONLY NOSUID NODEV NOEXEC NOSYMFOLLOW"),
+        (["ro", "nosuid"], "RDONLY NOSUID", "NODEV NOEXEC NOSYMFOLLOW"),
+        (["atime"], "", "RDONLY NOSUID NODEV NOEXEC NOSYMFOLLOW"),
+        (["sync"], "", "RDONLY NOSUID NODEV NOEXEC NOSYMFOLLOW"),
+        (["nodiratime"], "NODIRATIME", "RDONLY NOSUID NODEV NOEXEC NOSYMFOLLOW _ATIME"),
+        (["strictatime"], "STRICTATIME", "RDONLY NOSUID NODEV NOEXEC NOSYMFOLLOW _ATIME NODIRATIME"),
+    ],
+)
+def test_exactly_these_flags(words: list[str], add: str, clear: str) -> None:
+    found = parse_options(words).exactly
+    assert found == tuple(tuple(f"MOUNT_ATTR_{name}" for name in names.split()) for names in (add, clear))

@@ -157,6 +157,23 @@ def test_what_is_locked_is_told_to_who_would_have_it_otherwise(node: inside.Node
         apart(look)
 
 
+def test_flags_that_are_locked_are_kept_and_the_others_are_not(node: inside.Node) -> None:
+    """Of a command line, which is asked for exactly these flags (runc's mounts_sshfs.bats)."""
+
+    def look() -> str:
+        with kernel_mount.clone_tree(volume(node)) as file:
+            said = parse_options(["ro", "noexec", "nosymfollow", "nodiratime"])
+            kernel_mount.set_attributes(file, add=Flags(said.add).value())
+            kernel_mount.attach(file, volume(node))
+        wanted = inside.with_users(inside.spec("grep ' /data ' /proc/self/mountinfo"))
+        wanted.mounts.append(schema.Mount(destination="/data", source=str(volume(node)), options=["rbind", "dev", "nosuid"]))
+        return node.run(wanted, in_order=True, exactly=True)
+
+    found = set(parse_mountinfo(apart(look))[0].options)
+    assert {"ro", "noexec", "nodiratime", "nosuid"} <= found
+    assert not {"nosymfollow", "rw"} & found
+
+
 def test_what_mounts_of_the_nodes_cover_is_not_uncovered(node: inside.Node) -> None:
     def look() -> None:
         with_mount_below(node)
@@ -228,3 +245,14 @@ def test_a_terminal_takes_a_devpts(node: inside.Node) -> None:
     wanted.mounts = [mount for mount in wanted.mounts if mount.type != "devpts"]
     with pytest.raises(InvalidSpec, match="needs a devpts"):
         node.run_in_terminal(wanted)
+
+
+def test_an_id_map_without_ids_needs_a_user_namespace(node: inside.Node) -> None:
+    with pytest.raises(InvalidSpec, match="uidMappings: it has none, and the container has no user namespace"):
+        owners(node, mapped(node, "idmap"), with_users=False)
+    half = schema.Mount(destination="/data", source=str(volume(node)), options=["bind"], uid_mappings=ids(0, 5, 1))
+    with pytest.raises(InvalidSpec, match=r"gidMappings: missing, and the other one is there"):
+        owners(node, half, with_users=False)
+    new = schema.Mount(destination="/data", type="tmpfs", uid_mappings=ids(0, 5, 1), gid_mappings=ids(0, 5, 1))
+    with pytest.raises(Unsupported, match="only bind mounts are id-mapped"):
+        owners(node, new, with_users=False)
