@@ -194,3 +194,22 @@ def test_a_container_that_has_ended_is_told(node: inside.Node) -> None:
         pass
     with pytest.raises(ContainerNotRunning):
         entrance.prepare(process("true"), pid, None)
+
+
+@pytest.mark.parametrize("users", [False, True])
+def test_another_container_joins_every_kind_by_path(node: inside.Node, users: bool) -> None:
+    """All but the mount namespace, whose root would change; pid and time are for the process that is born into them."""
+    wanted = inside.spec("true", kinds=(*inside.KINDS, "time"))
+    wanted.linux.time_offsets = {"boottime": schema.TimeOffset(secs=3_000_000)}
+    if users:
+        inside.with_users(wanted)
+    names = {"pid": "pid", "ipc": "ipc", "uts": "uts", "network": "net", "cgroup": "cgroup", "time": "time"}
+    names |= {"user": "user"} if users else {}
+    with container(node, wanted) as pid:
+        other = inside.spec(f"{LIST}; cat /proc/uptime", kinds=("mount", "network", "cgroup", "ipc"))
+        other.linux.namespaces = [schema.Namespace(type="mount")]
+        other.linux.namespaces += [schema.Namespace(type=kind, path=f"/proc/{pid}/ns/{name}") for kind, name in names.items()]
+        *found, uptime, _ = node.run(other).split()
+        theirs = namespaces_of(pid)
+    assert [each for each in found if not each.startswith("mnt")] == [each for each in theirs if not each.startswith("mnt")]
+    assert float(uptime) > 3_000_000
