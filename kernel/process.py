@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,17 @@ def has_ended(pid: int) -> bool:
 def open_pidfd(pid: int) -> Fd:
     """A pidfd of *pid*; raises ProcessLookupError when there is no such process."""
     return Fd(os.pidfd_open(pid))
+
+
+def is_running(pidfd: Fd) -> bool:
+    """Whether the process behind *pidfd* has not ended.
+
+    What was opened by its number before, while the pidfd was held, was its own then: a number is used again only after
+    the end of who had it.
+    """
+    poller = select.poll()
+    poller.register(pidfd.fileno(), select.POLLIN)
+    return not poller.poll(0)
 
 
 def send_signal(pidfd: Fd, number: int) -> bool:

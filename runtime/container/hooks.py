@@ -28,7 +28,7 @@ from pathlib import Path
 import msgspec
 
 from kernel.fd import Fd, memory, open_path, pipe
-from kernel.process import open_pidfd, send_signal
+from kernel.process import is_running, open_pidfd, send_signal
 from kernel.program import Flags, Program, Vector, Words
 from kernel.report import Report
 from kernel.spawn import spawn
@@ -38,7 +38,7 @@ from runtime.container.entrance import kinds_of
 from runtime.container.failure import describe_failure
 from runtime.container.filter import SystemCallFilter
 from runtime.container.process import LAST
-from runtime.errors import HookFailed
+from runtime.errors import ContainerNotRunning, HookFailed
 from runtime.spec import schema
 
 #: The status that a hook of each kind reads, in the order in which the kinds run.
@@ -88,6 +88,8 @@ def run_in_namespaces(kind: str, hooks: Sequence[schema.Hook], state: schema.Sta
     """
     kinds = kinds_of(state.pid)
     seen = _seen_inside(state)
+    if not is_running(init):
+        raise ContainerNotRunning(f"{kind} hooks: the container has just ended")
     for index, hook in enumerate(hooks):
         steps = program(kind, index, hook, rootfs, kinds)
         _run(_Hook(kind, index, hook, seen), steps, {join.CONTAINER: init})
@@ -110,8 +112,10 @@ def run_in_container(
     user = msgspec.structs.replace(process, terminal=False)
     system_calls = None if filter_code is None else SystemCallFilter(filter_code)
     opened = entrance.prepare(user, state.pid, None if cgroup is None else cgroup.duplicate(), has_reaper=False)
-    seen = _seen_inside(state)
     try:
+        seen = _seen_inside(state)
+        if not is_running(init):  # else what was opened by its number might be another's
+            raise ContainerNotRunning(f"{kind} hooks: the container has just ended")
         for index, hook in enumerate(hooks):
             steps = join.enter(_title(kind, index), user, opened.entrance, system_calls)
             _execute(steps, hook, hook.env or process.env)

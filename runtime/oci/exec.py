@@ -11,7 +11,7 @@ import msgspec
 
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd, open_path
-from kernel.process import adopt_orphans, open_pidfd
+from kernel.process import adopt_orphans, is_running, open_pidfd
 from kernel.terminal import Terminal, find_devpts, open_terminal
 from runtime.container import entrance, join
 from runtime.container import filter as system_calls
@@ -74,7 +74,7 @@ def execute(request: Request) -> int:
     with request.container(lock=False) as container, contextlib.ExitStack() as opened:
         _check_status(container, ignore_paused=request.flags.switch("ignore-paused"))
         spec = container.spec()
-        opened.enter_context(_open_init(container))  # its number is not used again before this is over
+        init = opened.enter_context(_open_init(container))
         root = opened.enter_context(open_path(f"/proc/{container.record.pid}/root", os.O_PATH | os.O_DIRECTORY))
         process = process_of(request, spec, root)
         console.check_request(request, process, detached=detached)
@@ -86,7 +86,7 @@ def execute(request: Request) -> int:
         elif not request.flags.switch("no-subreaper"):
             adopt_orphans()
         start = _Start(_find_cgroup(request, container), terminal, preserved)
-        pid = _start(request, container, spec, process, start)
+        pid = _start(request, container, spec, process, start, init)
         write_pid_files(request, pid)
         if waiting is None:
             return 0
@@ -219,7 +219,9 @@ def _cgroup_of_init(container: Container) -> Cgroup:
     return Cgroup(Path(container.record.tree + path))
 
 
-def _start(request: Request, container: Container, spec: schema.Spec, process: schema.Process, start: _Start) -> int:
+def _start(
+    request: Request, container: Container, spec: schema.Spec, process: schema.Process, start: _Start, init: Fd
+) -> int:
     """Start *process*, wait until it has become its program, and return its pid.  Raises StartFailed."""
     profile = system_calls.of(spec.linux.seccomp, compile_seccomp(spec))
     opened = entrance.prepare(
@@ -233,6 +235,8 @@ def _start(request: Request, container: Container, spec: schema.Spec, process: s
         keyring=container.record.keyring,
     )
     try:
+        if not is_running(init):  # else what was opened by its number, its root and namespaces, might be another's
+            raise ContainerNotRunning("cannot exec in a stopped container")
         warn_of_capabilities(request, process, opened.entrance.grantable)
         program = join.program(f"exec in {container.id}", process, opened.entrance, profile)
         files = dict(opened.descriptors)
