@@ -1,7 +1,8 @@
 """``memory``: PSS of daemon, monitor and reapers with one container and with a hundred, each in a pod of its own.
 
-PSS (smaps_rollup) counts a page that several processes share by its share, so the sum is what the node
-gives.  Peers as others measured them: conmon 365 KB a container, containerd's shim 2.8 MB.
+Then what one that is created and not started holds: its init, which waits in the runner, and its reaper.  PSS
+(smaps_rollup) counts a page that several processes share by its share, so the sum is what the node gives.  Peers as
+others measured them: conmon 365 KB a container, containerd's shim 2.8 MB; crun's waiting init 844, runc's 8,646.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 from cri.api import api_pb2 as api
+from kernel import process
 from runtime.image.store import ImageStore
 from runtime.journal import Journal
 from runtime.monitor.adopt import find_reapers
@@ -23,7 +25,9 @@ from tests.support.image import store_busybox
 from tests.support.isolation import Run
 
 CONTAINERS = 100
+CREATED = 20
 CONMON_KB = 365.0
+CRUN_INIT_KB = 844.0
 
 
 def pss_kb(pid: int) -> float:
@@ -39,7 +43,7 @@ def reapers(run_dir: Path) -> list[int]:
     return [found.pid for found in find_reapers(run_dir).values()]
 
 
-def add_container(client: Client, number: int) -> None:
+def add_container(client: Client, number: int, *, start: bool = True) -> None:
     """One more pod with one more container."""
     metadata = api.PodSandboxMetadata(name=f"pod{number}", namespace="bench", uid=f"uid{number}")
     options = api.NamespaceOption(pid=api.CONTAINER)
@@ -57,7 +61,13 @@ def add_container(client: Client, number: int) -> None:
     )
     pod = client(api.RunPodSandboxRequest(config=sandbox)).pod_sandbox_id
     container = client(api.CreateContainerRequest(pod_sandbox_id=pod, config=wish, sandbox_config=sandbox)).container_id
-    client(api.StartContainerRequest(container_id=container))
+    if start:
+        client(api.StartContainerRequest(container_id=container))
+
+
+def remove_pods(client: Client) -> None:
+    for item in client(api.ListPodSandboxRequest()).items:
+        client(api.RemovePodSandboxRequest(pod_sandbox_id=item.id))
 
 
 def census(daemon: Daemon) -> dict[str, float]:
@@ -85,14 +95,26 @@ def measured(directory: Path, run: Run) -> list[Figure]:
         for number in range(1, CONTAINERS):
             add_container(client, number)
         many = census(daemon)
-        for item in client(api.ListPodSandboxRequest()).items:
-            client(api.RemovePodSandboxRequest(pod_sandbox_id=item.id))
+        remove_pods(client)
+        waiting = created(client, daemon)
+        remove_pods(client)
     daemon.stop()
-    return report(one, many)
+    return report(one, many, waiting)
 
 
-def report(one: dict[str, float], many: dict[str, float]) -> list[Figure]:
-    """Print both, and what each container added."""
+def created(client: Client, daemon: Daemon) -> list[float]:
+    """PSS in KB of each of ``CREATED`` containers that are not started."""
+    for number in range(CREATED):
+        add_container(client, number, start=False)
+    time.sleep(1)
+    held = reapers(daemon.paths.run_dir)
+    inits = [pid for pid in process.all_pids() if process.parent_of(pid) in held]
+    assert len(inits) == len(held) == CREATED
+    return [pss_kb(init) + pss_kb(process.parent_of(init)) for init in inits]
+
+
+def report(one: dict[str, float], many: dict[str, float], waiting: list[float]) -> list[Figure]:
+    """Print both, what each container added, and what one holds that waits for its start."""
     print(f"\nmemory (PSS, KB)\n{'':14}{'1':>9}{CONTAINERS:>9}{'per added':>11}")
     added = 0.0
     for name in ("daemon", "monitor", "reapers"):
@@ -100,4 +122,8 @@ def report(one: dict[str, float], many: dict[str, float]) -> list[Figure]:
         added += each
         print(f"{name:14}{one[name]:9.0f}{many[name]:9.0f}{each:11.1f}")
     print(f"{'in all':34}{added:9.1f}   ({many['count']:.0f} reapers)")
-    return [Figure("memory", "KB per container", added, CONMON_KB, "conmon (others' measurement)", added / CONMON_KB, CONTAINERS)]
+    each = sum(waiting) / len(waiting)
+    print(f"{'created, not started':34}{each:9.1f}   (init and reaper, {len(waiting)} of them)")
+    mine = Figure("memory", "KB per container", added, CONMON_KB, "conmon (others' measurement)", added / CONMON_KB, CONTAINERS)
+    idle = Figure("memory-created", "KB", each, CRUN_INIT_KB, "crun (an earlier measurement)", each / CRUN_INIT_KB, CREATED)
+    return [mine, idle]
