@@ -25,7 +25,13 @@ def _stand_ins() -> dict[str, ModuleType | None]:
     return {
         "datetime": import_module("_datetime"),  # all that datetime.py has when it is done
         "decimal": _module("decimal", Decimal=_Nothing),
-        "textwrap": _module("textwrap"),  # msgspec: docstrings in a JSON schema
+        "fnmatch": _module("fnmatch"),  # pathlib: glob()
+        "msgspec._json_schema": _module("msgspec._json_schema", schema=None, schema_components=None),
+        "msgspec.inspect": _module("msgspec.inspect"),
+        "msgspec.msgpack": _module("msgspec.msgpack"),
+        "msgspec.toml": _module("msgspec.toml"),
+        "msgspec.yaml": _module("msgspec.yaml"),
+        "ntpath": _module("ntpath"),  # pathlib: paths of Windows
         "typing_extensions": None,  # msgspec: typing serves as well
         "urllib.parse": _module("urllib.parse", quote_from_bytes=None),  # pathlib: as_uri()
         "uuid": _module("uuid", UUID=_Nothing, SafeUUID=_Nothing),
