@@ -33,6 +33,7 @@ from kernel.program import (
     _CHAIN,
     _CLONE,
     _HEADER,
+    _LAST_CLOCK,
     _MAGIC,
     _NO_SLOT,
     _SLOT,
@@ -115,8 +116,9 @@ def _run(program: bytes, report: int, pause: Pause | None) -> int:
 def _walk(steps: Sequence[tuple[int, ...]], base: int, slots: Any, report: int, pause: Pause | None) -> int:
     """What ``run`` of runner.c does, line by line."""
     head, entries = ffi.cast("int32_t *", report), _words(report + report_size(0))
-    _words(report)[2] = time.monotonic_ns()
-    index, is_parent = 0, False
+    now = time.monotonic_ns()
+    _words(report)[2] = now
+    index, is_parent, has_clock = 0, False, True
     while index < len(steps):
         number, operation, store, kinds, target, *rest = steps[index]
         this = index
@@ -136,7 +138,9 @@ def _walk(steps: Sequence[tuple[int, ...]], base: int, slots: Any, report: int, 
             slots[store] = result
         if operation != _CLONE or result != 0:  # the child of a clone leaves the result to its parent, which knows the pid
             entries[2 * this] = result
-        entries[2 * this + 1] = time.monotonic_ns()
+        has_clock = has_clock and operation != _LAST_CLOCK
+        now = time.monotonic_ns() if has_clock else now + 1
+        entries[2 * this + 1] = now
         if -4095 <= result < 0 and not _is_tolerated(rest[:4], result):
             head[3 if is_parent else 1] = this + 1
             return FAILED

@@ -20,6 +20,8 @@ from runtime.history import Failure, StepRecord
 from runtime.paths import Paths
 
 GONE_ON = "  (no way back: the process is the program now)"
+#: Below the filter the clock is not asked any more: each step counts as a nanosecond (runner.c).
+UNTIMED_US = 0.0015
 #: How many of the slowest steps are shown.
 SLOWEST = 5
 
@@ -119,7 +121,7 @@ def has_gone_on(steps: list[StepRecord], number: int) -> bool:
 
 
 def durations(steps: list[StepRecord]) -> list[float | None]:
-    """How long each step took, in µs; None for one that was skipped, or not reached when this was written.
+    """How long each step took, in µs; None for one that was skipped, not timed, or not reached when this was written.
 
     The time of a clone is written by the parent half, maybe when the new process has gone on: no later than that counts.
     """
@@ -131,7 +133,7 @@ def durations(steps: list[StepRecord]) -> list[float | None]:
             continue
         later = [other.at_us for other in steps[number + 1 : number + 2] if other.at_us is not None]
         end = max(before, min([step.at_us, *later]))
-        shown.append(end - before)
+        shown.append(None if 0 < end - before < UNTIMED_US else end - before)
         before = end
     return shown
 

@@ -94,6 +94,15 @@ def test_a_clone_takes_no_longer_than_until_the_new_process_goes_on() -> None:
     assert explain.durations(steps) == [10.0, 50.0, 0.0]
 
 
+def test_below_a_filter_no_step_is_timed() -> None:
+    steps = [
+        StepRecord("seccomp()", "", 0, 10.0, False),
+        StepRecord("a()", "", 0, 10.001, False),
+        StepRecord("b()", "", 0, 10.002, False),
+    ]
+    assert explain.durations(steps) == [10.0, None, None]
+
+
 def test_an_execve_that_did_not_come_back_is_no_step_that_was_not_reached() -> None:
     waited, gone = StepRecord("read(start, &started, 8)", "", 8, 10.0, False), StepRecord("execve(x)", "", 0, None, False)
     assert explain.has_gone_on([waited, gone], 1)
