@@ -22,7 +22,9 @@ def whole_run(peer: peers.Peer, made: Path) -> Action:
 
 
 def measured(directory: Path, _run: Run, count: int = measure.RUNS) -> list[Figure]:
-    made = bundle.write(directory / "bundle", bundle.spec([bundle.STAMP]))
+    spec = bundle.spec([bundle.STAMP])
+    spec.linux.cgroups_path = "/bench"  # the same for both, and nothing above it to be left behind
+    made = bundle.write(directory / "bundle", spec)
     ours = peers.Peer("ours", directory / "ours", [str(COMMAND)])
     present = peers.available(directory)
     actions: dict[str, Action] = {peer.name: whole_run(peer, made) for peer in (ours, *present)}

@@ -39,6 +39,7 @@ def monitored(directory: Path) -> Iterator[tuple[Paths, Ours]]:
         yield paths, ours
     finally:
         ours.close()
+        mount.unmount(paths.run_dir)  # with the pins below it
 
 
 def shots(ours: Ours, made: Path) -> Action:
