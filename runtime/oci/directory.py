@@ -48,6 +48,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     """Of the process, in the kernel's clock ticks: a number that is used again has another."""
     cgroup: str = ""
     """The cgroup's directory, as this mount namespace sees it; empty when the container has none of its own."""
+    cgroup_inode: int = 0
+    """Of that directory: one that was made since under the same name is somebody else's."""
     tree: str = ""
     annotations: dict[str, str] = {}
     owner: int = 0
@@ -64,8 +66,8 @@ class Record(msgspec.Struct, omit_defaults=True):
 class Container:
     """One container's directory, open and, from ``open_container`` on, locked."""
 
-    def __init__(self, path: Path, lock: Fd, record: Record) -> None:
-        self.path, self.record, self._lock = path, record, lock
+    def __init__(self, path: Path, lock: Fd, record: Record, *, is_locked: bool) -> None:
+        self.path, self.record, self._lock, self._is_locked = path, record, lock, is_locked
 
     def __enter__(self) -> Container:
         return self
@@ -92,8 +94,16 @@ class Container:
 
     @property
     def cgroup(self) -> Cgroup | None:
-        """Its cgroup; None when it has none of its own."""
-        return Cgroup(Path(self.record.cgroup)) if self.record.cgroup else None
+        """Its cgroup; None when it has none of its own, or none any more: its name may be another container's by now."""
+        if not self.record.cgroup:
+            return None
+        try:
+            inode = os.stat(self.record.cgroup).st_ino
+        except OSError:
+            inode = 0
+        if inode and self.record.cgroup_inode and inode != self.record.cgroup_inode:
+            return None
+        return Cgroup(Path(self.record.cgroup))
 
     def spec(self) -> schema.Spec:
         """The config.json that it was created with."""
@@ -183,7 +193,9 @@ class Container:
         return True
 
     def _is_being_created(self) -> bool:
-        """Whether somebody holds the lock: one that was killed over a create has left a stopped container behind."""
+        """Whether somebody else holds the lock: one that was killed over a create has left a stopped container behind."""
+        if self._is_locked:
+            return False
         try:
             with open_path(self.path, os.O_DIRECTORY) as other:
                 fcntl.flock(other.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -212,7 +224,7 @@ def make_container(root: Path, record: Record) -> Container:
     except FileExistsError:
         raise WrongState(f"container with given ID already exists: {record.id}") from None
     lock = _locked(path)
-    container = Container(path, lock, record)
+    container = Container(path, lock, record, is_locked=True)
     try:
         container.save()
     except BaseException:  # the disk is full, say: the name must not be taken for good
@@ -239,7 +251,7 @@ def open_container(root: Path, container_id: str, *, lock: bool = True) -> Conta
         raise ContainerNotFound(f"container {container_id}: container does not exist") from None
     except msgspec.MsgspecError as error:
         raise WrongState(f"container {container_id}: {path / STATE} is not one of ours: {error}") from error
-    return Container(path, held, record)
+    return Container(path, held, record, is_locked=lock)
 
 
 def all_ids(root: Path) -> list[str]:

@@ -18,7 +18,7 @@ from runtime.oci.command import COMMANDS
 from runtime.oci.exec import parse_user
 from runtime.oci.kill import parse_signal
 from tests.support import cgroup, wait
-from tests.support.oci import CommandLine
+from tests.support.oci import CommandLine, environment
 from tests.support.requires import program
 
 
@@ -118,6 +118,30 @@ def test_a_failing_step_is_named_and_nothing_is_left(oci: CommandLine) -> None:
     oci.configure("true", change=lambda config: config["mounts"].append({"destination": "/x", "type": "nosuchfs"}))
     assert "nosuchfs" in oci.refusal("create", "web")
     assert os.listdir(oci.root) == []
+
+
+def test_what_a_killed_create_leaves_is_a_stopped_container(oci: CommandLine) -> None:
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "kill -KILL $PPID"]}
+    oci.configure("sleep", "1000", change=lambda config: config.update(hooks={"createRuntime": [hook]}))
+    assert oci.call("create", "web", may_fail=True).returncode == -signal.SIGKILL
+    group = cgroup.ROOT / "kernelet-oci/web"
+    waiting = (group / "cgroup.procs").read_text().split()
+    assert len(waiting) == 1
+    assert oci.state("web")["status"] == "stopped"
+    assert "container not running" in oci.refusal("kill", "web")
+    oci.call("delete", "web")
+    assert not group.exists()
+    assert os.listdir(oci.root) == []
+    os.waitpid(int(waiting[0]), 0)
+
+
+def test_of_many_who_create_one_container_one_does(oci: CommandLine) -> None:
+    command = oci.words("create", "web")
+    files = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen(command, cwd=oci.bundle, env=environment(), **files) for _ in range(6)]
+    assert sorted(each.wait(60) for each in started) == [0, 1, 1, 1, 1, 1]
+    assert oci.state("web")["status"] == "created"
+    oci.call("start", "web")
 
 
 def test_errors_go_to_the_log_as_json(oci: CommandLine) -> None:

@@ -116,6 +116,8 @@ def test_without_a_process_it_is_being_created_or_was_given_up(tmp_path: Path, w
         assert other.status() == "creating"
         web.close()
         assert other.status() == "stopped"
+    with open_container(tmp_path, "web") as other:  # locked by whoever asks
+        assert other.status() == "stopped"
 
 
 def test_a_process_is_known_by_its_start(web: Container) -> None:
