@@ -261,6 +261,7 @@ def _make_cgroup(request: Request, container: Container, spec: schema.Spec) -> C
         container.save()
         place.do_without(spec.linux, error)
         return None
+    container.record.cgroup_inode = os.stat(cgroup.path).st_ino
     place.apply_limits(cgroup, tree, spec.linux)
     return cgroup
 

@@ -46,6 +46,22 @@ def test_a_cgroup_in_which_others_live_is_refused_and_they_live_on(
     assert oci.names() == []
 
 
+def test_a_cgroup_that_another_container_has_by_now_is_left_alone(oci: Oci, bundle: Bundle) -> None:
+    """Cgroup escapes, pid reuse's cousin: one that has ended is deleted when another has its cgroup's name."""
+    bundle.spec.linux.cgroups_path = "/shared-name"
+    bundle.script("exit 0")
+    with oci.create(bundle) as first:
+        first.start()
+        first.finish()
+        bundle.script("exec sleep 100")
+        with oci.create(bundle) as second:
+            second.start()
+            for words in (["kill", "--all", first.name, "KILL"], ["delete", "--force", first.name]):
+                oci.call(*words)
+            assert second.state()["status"] == "running"
+    assert not (cgroup.ROOT / "shared-name").exists()
+
+
 @pytest.mark.parametrize("wanted", ["/", "//", "/..", "/.", "../..", "../../../.."])
 def test_the_top_of_the_tree_is_nobodys(oci: Oci, bundle: Bundle, wanted: str) -> None:
     """Cgroup escapes (crun >= 1.28)."""
