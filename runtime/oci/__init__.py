@@ -1,6 +1,6 @@
 """``kernelet-oci``: a container's life as one command line, the one that runc made the custom; no daemon.
 
-``__main__`` reads the global flags, then imports one module, that of the command: start-up is most of the time
+``command`` reads the global flags, then imports one module, that of the command: start-up is most of the time
 that a command takes.  Such a module has
 
     FLAGS: flags.Table          its flags (``flags.py``)
