@@ -177,7 +177,8 @@ class _Builder:
                 root = open_root(rootfs, self._spec.linux.rootfs_propagation, within)
                 self.descriptors[self.root_number] = root
         tree = Tree(self._root, owner)
-        asked = Asked(rootfs, cgroup, is_copied=in_order and namespace is None, exactly=exactly)
+        is_copied = in_order and namespace is None and namespaces.has(self._spec, "mount")
+        asked = Asked(rootfs, cgroup, is_copied=is_copied, exactly=exactly)
         mounts = Mounts(self._spec, tree, self.keep, namespace, within, asked)
         self._hold(mounts)
         try:

@@ -69,7 +69,7 @@ def sketch(spec: schema.Spec, *, has_reaper: bool = True, in_order: bool = False
         null_device=drawing.null_device,
         console=drawing.console,
         readonly_root=settled.root is not None and settled.root.readonly,
-        in_order=in_order and user is None and drawing.are_copied(),
+        in_order=in_order and user is None and namespaces.has(settled, "mount") and drawing.are_copied(),
         has_mounts=namespaces.has(settled, "mount"),
         has_reaper=has_reaper,
         pauses=bool(settled.linux.net_devices or settled.linux.intel_rdt)

@@ -208,6 +208,23 @@ def test_without_a_pivot_nothing_of_the_nodes_can_be_reached(node: inside.Node) 
     assert "bin" in said.splitlines()
 
 
+def test_without_a_mount_namespace_it_has_all_its_mounts_and_the_node_none(node: inside.Node) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    kinds = tuple(kind for kind in inside.KINDS if kind != "mount")
+    wanted = inside.spec("cat /etc/hidden /data/file /copy/file; touch /data/x 2>&1; ls /", kinds=kinds)
+    wanted.mounts += [
+        *(bind(volume(node), "/data", "ro", "unbindable"), schema.Mount(destination="/fresh", type="tmpfs")),
+        bind(node.rootfs / "etc", "/copy"),
+    ]
+    (node.rootfs / "etc/hidden").write_text("secret\n")
+    (node.rootfs / "etc/file").write_text("in the image\n")
+    wanted.linux.masked_paths, wanted.linux.readonly_paths = ["/etc/hidden"], ["/etc"]
+    lines = node.run(wanted, in_order=True, exactly=True, rootfs=node.rootfs).splitlines()
+    assert lines[:3] == ["in the volume", "in the image", "touch: /data/x: Read-only file system"]
+    assert {"data", "fresh", "copy"} <= set(lines[3:])
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
 def test_a_step_that_fails_leaves_nothing_mounted(node: inside.Node) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     wanted = spec("true")
