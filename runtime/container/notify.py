@@ -10,8 +10,10 @@ has.  The descriptor in the process ends at execve.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import struct
 
 import msgspec
 
@@ -60,14 +62,16 @@ def send(listener: Fd, profile: schema.Seccomp, state: schema.State, pid: int) -
         _ProcessState(oci_version=state.oci_version, fds=["seccompFd"], pid=pid, metadata=profile.listener_metadata, state=state)
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
-        agent.settimeout(AGENT_SECONDS)
+        # Not settimeout(), which makes connect() not wait at all for an agent that is busy (EAGAIN).
+        agent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@qq", AGENT_SECONDS, 0))
         try:
             agent.connect(os.fsencode(profile.listener_path))
             sent = socket.send_fds(agent, [message], [listener.fileno()])
             if sent < len(message):  # to send nothing to an agent that has read all, and closed, is an error
                 agent.sendall(message[sent:])
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            is_late = error.errno == errno.EAGAIN
+            reason = f"not heard in {AGENT_SECONDS} s" if is_late else (error.strerror or str(error)).lower()
             raise StartFailed(
                 f"failed to connect with seccomp agent: {reason}; is it running at {profile.listener_path}, "
                 "which linux.seccomp.listenerPath names?"

@@ -96,7 +96,7 @@ class Node:
         try:
             assert prepared.terminal is not None
             program = init.program("test", wanted, prepared.facts, waits=False)
-            streams = dict.fromkeys((Descriptor.STDIN, Descriptor.STDOUT, Descriptor.STDERR), prepared.terminal.slave)
+            streams: dict[int, Fd] = dict.fromkeys(range(3), prepared.terminal.slave)
             execute(program, {**prepared.descriptors, **streams})
             return os.read(prepared.terminal.master.fileno(), 1 << 16).decode()
         finally:
@@ -106,8 +106,8 @@ class Node:
 def execute(program: Program, files: Mapping[int, Fd]) -> str:
     """What the new process of *program*, which has no reaper, says; raises as ``Node.run``."""
     with memory("output", b"", seal=False) as output, open_null() as null:
-        streams = {Descriptor.STDIN: null, Descriptor.STDOUT: output, Descriptor.STDERR: output}
-        pipes = {Descriptor.READY: null, Descriptor.START: null}
+        streams: dict[int, Fd] = {Descriptor.STDIN: null, Descriptor.STDOUT: output, Descriptor.STDERR: output}
+        pipes: dict[int, Fd] = {Descriptor.READY: null, Descriptor.START: null}
         outcome, code = launch.run(program, {**streams, **pipes, **files}, adopts=True)
         if outcome.failed is not None:
             raise StartFailed(describe_failure(program, outcome.failed, outcome.errno, outcome.results))

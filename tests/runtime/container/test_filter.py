@@ -265,6 +265,17 @@ def test_an_agent_may_close_as_soon_as_it_has_read(tmp_path: Path) -> None:
         thread.join()
 
 
+def test_an_agent_that_does_not_answer_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "AGENT_SECONDS", 1)
+    seccomp = profile(listener_path=str(tmp_path / "agent"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server, memory("x", b"") as file:
+        server.bind(seccomp.listener_path)
+        server.listen(0)
+        notify.send(file, seccomp, STATE, 1)  # the one that may wait to be accepted
+        with pytest.raises(StartFailed, match=r"not heard in 1 s"):
+            notify.send(file, seccomp, STATE, 1)
+
+
 def test_an_agent_that_is_not_there_is_told_by_its_path(tmp_path: Path) -> None:
     seccomp = profile(listener_path=str(tmp_path / "nobody"))
     match = r"connect with seccomp agent: no such file.*is it running at .*/nobody"
