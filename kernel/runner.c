@@ -83,8 +83,10 @@ static long call(long number, long a, long b, long c, long d, long e, long f)
 
 static void leave(int code)
 {
+	call(NR_exit_group, code, 0, 0, 0, 0, 0);
+	/* A system call filter may forbid even that; no filter can forbid a fault. */
 	for (;;)
-		call(NR_exit_group, code, 0, 0, 0, 0, 0);
+		__builtin_trap();
 }
 
 static int64_t now(void)

@@ -67,7 +67,6 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     rootfs.protect(steps, spec, facts)
     process.attach_terminal(steps, user, facts.keyring)
     pipes = process.close_all(steps, facts.preserved)  # before chdir: no descriptor may lead back to the host
-    rlimits.limit_files(steps, user)
     scheduling.set_personality(steps, spec.linux.personality)
     scheduling.set_memory_policy(steps, spec.linux.memory_policy)
     system_calls = filter.of(spec.linux.seccomp, filter_code)

@@ -88,7 +88,7 @@ def enter(title: str, spec_process: schema.Process, entrance: Entrance, system_c
         why="the new process, in the container's cgroup",
         hint="the cgroup is gone, or hands controllers on and so takes no process itself",
     )
-    rlimits.limit(steps, spec_process, PROCFS)
+    rlimits.limit(steps, spec_process, PROCFS, later=(rlimits.FILES,))
     label.label(steps, spec_process, PROCFS)
     scheduling.schedule(steps, spec_process)
     scheduling.set_affinity(steps, affinity.final, "final", "where to run from now on")

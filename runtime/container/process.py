@@ -15,6 +15,7 @@ from kernel.program import MAX_STEPS, Buffer, Flags, Program, Slot, Vector, Word
 from runtime.container.capabilities import drop_bounding, set_all
 from runtime.container.descriptors import FIRST_PRESERVED, Descriptor
 from runtime.container.filter import SystemCallFilter, install
+from runtime.container.rlimits import limit_files
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
 
@@ -110,6 +111,7 @@ def become(steps: Program, process: schema.Process, how: Becoming) -> None:
     user, capabilities = process.user, process.capabilities or schema.Capabilities()
     steps.heading("working directory")
     _stand_in(steps, process.cwd)
+    limit_files(steps, process)  # after the last that is opened, before the right to raise it goes
     steps.call("umask", 0o022 if user.umask is None else user.umask, why="the mask for new files")
     drop_bounding(steps, capabilities, how.last_capability)
     if how.filter is not None and not process.no_new_privileges:

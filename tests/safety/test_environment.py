@@ -231,11 +231,21 @@ def test_no_limit_of_the_spec_leaves_anything_behind(engine: Engine, bundle: Bun
     assert result.refusal or result.code is not None
 
 
-def test_few_descriptors_are_the_containers_alone(engine: Engine, bundle: Bundle) -> None:
+@pytest.mark.parametrize("limit", [0, 1, 3, 8])
+def test_few_descriptors_are_the_containers_alone(engine: Engine, bundle: Bundle, limit: int) -> None:
     """P8, P16: RLIMIT_NOFILE of the spec must not make the set-up fail, which needs more of them."""
-    bundle.process.rlimits = [schema.Rlimit(type="RLIMIT_NOFILE", soft=8, hard=8)]
+    bundle.process.rlimits = [schema.Rlimit(type="RLIMIT_NOFILE", soft=limit, hard=limit)]
     bundle.script("ulimit -n")
-    assert engine.run(bundle).lines == ["8"]
+    assert engine.run(bundle).lines == [str(limit)]
+
+
+@pytest.mark.parametrize("action", ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_TRAP", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRACE"])
+@pytest.mark.parametrize("last", [True, False], ids=["no_new_privs", "early"])
+def test_a_filter_that_forbids_everything_ends_the_start(engine: Engine, bundle: Bundle, action: str, last: bool) -> None:
+    """P16: also exit_group(2), by which a start that fails would end: it must not go round in circles."""
+    bundle.spec.linux.seccomp = schema.Seccomp(default_action=action)
+    bundle.process.no_new_privileges = last
+    assert engine.run(bundle).refusal
 
 
 def test_limits_of_the_caller_do_not_make_a_start_hang(oci: Oci, bundle: Bundle) -> None:
