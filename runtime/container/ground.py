@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -92,37 +92,20 @@ def prepare(
         builder.close()
         raise
     builder.let_go()
-    facts = Facts(
+    found = builder.facts(mounts, masked, devices)
+    facts = replace(
+        found,
         attach_point=os.fspath(attach_point),
-        root=builder.root_number,
-        last_capability=last_capability(),
-        joins=tuple(builder.joins),
-        opened=tuple(mounts.opened.items()),
-        late=tuple(mounts.late.items()),
-        missing=tuple((index, tuple(paths)) for index, paths in mounts.missing.items()),
-        modes=tuple(mounts.modes.items()),
-        masked=tuple(masked),
-        devices=tuple(devices.items()),
-        null_device=builder.null_device,
-        console=mounts.console,
-        readonly_root=spec.root is not None and spec.root.readonly,
-        context=spec.linux.mount_label if SELINUX.exists() else "",
         pivots=pivots,
         hidden=() if pivots else ground_mounts.kernel_mounts(),
         # A hook is found in the node's tree, and the owner of another user namespace may not enter the void.
-        in_order=mounts.are_copied(),
-        begins_empty=has_void and pivots and not needs_pause and builder.user_namespace is None and _has_new_mounts(spec),
-        has_mounts=namespaces.has(spec, "mount"),
+        begins_empty=has_void and pivots and not needs_pause and found.user_namespace is None and _has_new_mounts(spec),
         in_cgroup=in_cgroup,
         has_reaper=has_reaper,
         pauses=needs_pause,
-        user_namespace=builder.user_namespace,
         procfs=own_procfs,
         preserved=preserved,
         keyring=keyring,
-        is_rootless=not is_initial(),
-        grantable=~0 if builder.user_namespace is not None else read_sets()[1],
-        raised_limits=rlimits.above_ours(spec.process) if spec.process and builder.user_namespace is not None else (),
     )
     return Ground(facts, builder.descriptors, builder.terminal)
 
@@ -144,6 +127,32 @@ class _Builder:
             descriptor.close()
         if self.terminal is not None:
             self.terminal.close()
+
+    def facts(self, mounts: Mounts, masked: list[tuple[str, bool | None]], devices: dict[str, int | None]) -> Facts:
+        """What was found out here; the rest is the caller's to say."""
+        spec, has_users = self._spec, self.user_namespace is not None
+        return Facts(
+            attach_point="",
+            root=self.root_number,
+            last_capability=last_capability(),
+            joins=tuple(self.joins),
+            opened=tuple(mounts.opened.items()),
+            late=tuple(mounts.late.items()),
+            missing=tuple((index, tuple(paths)) for index, paths in mounts.missing.items()),
+            modes=tuple(mounts.modes.items()),
+            masked=tuple(masked),
+            devices=tuple(devices.items()),
+            null_device=self.null_device,
+            console=mounts.console,
+            readonly_root=spec.root is not None and spec.root.readonly,
+            context=spec.linux.mount_label if SELINUX.exists() else "",
+            in_order=mounts.are_copied(),
+            has_mounts=namespaces.has(spec, "mount"),
+            user_namespace=self.user_namespace,
+            is_rootless=not is_initial(),
+            grantable=~0 if has_users else read_sets()[1],
+            raised_limits=rlimits.above_ours(spec.process) if spec.process and has_users else (),
+        )
 
     def keep(self, file: Fd) -> int:
         """Take *file* over; returns the number by which the program will know it."""
