@@ -208,9 +208,11 @@ def check_id(container_id: str) -> str:
     """*container_id*, which becomes a file name; raises InvalidArgument for what cannot."""
     if not container_id:
         raise InvalidArgument("container id cannot be empty")
-    if not _ID.fullmatch(container_id) or len(container_id) > LONGEST_ID:
+    if len(container_id) > LONGEST_ID:
+        raise InvalidArgument(f"invalid container ID format: {container_id[:80]}...: longer than {LONGEST_ID} letters")
+    if not _ID.fullmatch(container_id):
         raise InvalidArgument(
-            f"invalid container id format: {container_id[:80]!r}: letters, digits and _ + - ., at most {LONGEST_ID}, no . first"
+            f"invalid container ID format: invalid character in {container_id!r}: letters, digits and _ + - ., no . first"
         )
     return container_id
 

@@ -159,7 +159,7 @@ def test_errors_go_to_the_log_as_json(oci: CommandLine) -> None:
         (("nosuch",), "No help topic for 'nosuch': no such command"),
         (("create",), '"create" requires exactly 1 argument(s)'),
         (("state", "a", "b"), '"state" takes at most 1 argument(s)'),
-        (("create", "../web"), "invalid container id format"),
+        (("create", "../web"), "invalid container ID format"),
         (("--log-format", "xml", "list"), "must be text or json"),
         (("kill", "web", "SIGNOSUCH"), 'unknown signal "SIGNOSUCH"'),
         (("list", "--format", "xml"), "must be table or json"),
