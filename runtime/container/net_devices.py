@@ -37,7 +37,7 @@ def move_all(devices: Mapping[str, schema.NetDevice], pid: int) -> None:
 def move_back(devices: Mapping[str, schema.NetDevice], pid: int) -> None:
     """Undo ``move_all``: before the namespace ends, which would be the end of those that are no hardware."""
     with open_namespace("thread-self", "net") as ours, open_namespace(pid, "net") as theirs:
-        for name, device in reversed(devices.items()):
+        for name, device in reversed(list(devices.items())):
             _move(device.name or name, name, theirs, ours)
 
 
