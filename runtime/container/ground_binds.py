@@ -22,8 +22,6 @@ from runtime.container.options import Options, parse_options
 from runtime.errors import HostPathNotFound, InvalidSpec, Unsupported
 from runtime.spec import schema
 
-#: On every kernel (PROC_USER_INIT_INO in include/linux/proc_ns.h).
-INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 #: A user namespace whose maps are those of a mount; whoever asks owns it.
 FindNamespace = Callable[[schema.Mount], Fd]
 
@@ -182,11 +180,6 @@ def require_shared(mount: schema.Mount) -> None:
     below = [row for row in load_mountinfo() if path == row.target or path.startswith(row.target.rstrip("/") + "/")]
     if not below or not max(below, key=lambda row: (len(row.target), row.mount_id)).is_shared:
         raise InvalidSpec(f"mount {mount.destination}: host path {mount.source} is not on a shared mount, which rshared needs")
-
-
-def is_in_initial_namespace() -> bool:
-    """Whether we are in the node's own user namespace; root of another one has no rights but to its own."""
-    return os.stat("/proc/self/ns/user").st_ino == INITIAL_USER_NAMESPACE
 
 
 def open_null_device() -> Fd:

@@ -21,8 +21,9 @@ from kernel.capability import CAPABILITIES, sets_of
 from kernel.fd import Fd
 from kernel.program import Flags
 from kernel.resolve import open_in_root
+from kernel.user_namespace import is_initial
 from runtime.container import userns
-from runtime.container.ground_binds import is_in_initial_namespace, open_device
+from runtime.container.ground_binds import open_device
 from runtime.container.ground_tree import Tree
 from runtime.container.rootfs_devices import has_own_dev, mode_of, number_of, wanted_devices
 from runtime.errors import InvalidSpec, Unsupported
@@ -171,7 +172,7 @@ def may_make_nodes() -> bool:
 @lru_cache(1)
 def _may_make_nodes(_pid: int) -> bool:
     """Remembered, as long as we are the same process: to read one's rights takes longer than to prepare a mount."""
-    return is_in_initial_namespace() and bool(sets_of().effective >> CAPABILITIES["CAP_MKNOD"] & 1)
+    return is_initial() and bool(sets_of().effective >> CAPABILITIES["CAP_MKNOD"] & 1)
 
 
 def _is(status: os.stat_result, device: schema.Device) -> bool:

@@ -17,6 +17,7 @@ from kernel.mountinfo import load_mountinfo
 from kernel.namespace import identity, open_namespace
 from kernel.program import Flags
 from kernel.resolve import is_directory, open_in_root
+from kernel.user_namespace import is_initial
 from runtime.container import userns
 from runtime.container.facts import LateMount, OpenedMount
 from runtime.container.ground_binds import (
@@ -24,7 +25,6 @@ from runtime.container.ground_binds import (
     apply_attributes,
     check_bind,
     is_id_mapped,
-    is_in_initial_namespace,
     open_bind,
     propagate,
 )
@@ -194,7 +194,7 @@ class Mounts:
         if mount.type in ("cgroup", "cgroup2") and not self._has_own_cgroups():
             return self._take(index, self._own_cgroup(mount, options))
         needs, source = _SHOWS.get(mount.type, ("", ""))
-        if needs and needs not in self._own and (self._namespace is not None or not is_in_initial_namespace()):
+        if needs and needs not in self._own and (self._namespace is not None or not is_initial()):
             return self._take(index, self._of_the_node(mount, options, source))
         return None
 
@@ -224,7 +224,7 @@ class Mounts:
 
     def _find_namespace(self, mount: schema.Mount) -> Fd:
         """The user namespace whose maps *mount* has: of its own, or the container's."""
-        if not is_in_initial_namespace() or os.geteuid():
+        if not is_initial() or os.geteuid():
             raise Unsupported(f"mount {mount.destination}: uidMappings: id-mapped mounts take the rights of root")
         if mount.uid_mappings:
             return userns.make(mount.uid_mappings, mount.gid_mappings, where=f"mount {mount.destination}")
