@@ -160,10 +160,14 @@ def _set(file: Fd, mount: schema.Mount, add: tuple[str, ...], clear: tuple[str, 
 def propagate(file: Fd, options: Options, *, is_copied: bool = False) -> None:
     """Private unless something else is asked, which is set on the mount as it is: a slave has a group to follow then.
 
-    What is going to be copied (*is_copied*) cannot be unbindable yet.
+    What is mounted below and not spoken of may follow the node's mounts, but nothing goes back: only "shared" asks for
+    that.  What is going to be copied (*is_copied*) cannot be unbindable yet.
     """
     if not options.propagation:
-        kernel_mount.set_attributes(file, propagation="private", recursive=options.is_recursive)
+        kernel_mount.set_attributes(file, propagation="private", recursive=True)
+        return
+    if not any(name == "shared" or recursive for name, recursive in options.propagation):
+        kernel_mount.set_attributes(file, propagation="slave", recursive=True)
     for name, recursive in options.propagation:
         as_yet = "private" if name == "unbindable" and is_copied else name
         kernel_mount.set_attributes(file, propagation=as_yet, recursive=recursive)

@@ -69,7 +69,9 @@ def new_file_system(steps: Program, index: int, mount: schema.Mount, facts: Fact
             0 if value is None else value,
             0,
             why=f"set {key}",
-            hint=f"{kind} does not know the mount option {key}",
+            hint=f"linux.mountLabel: a {kind} cannot be labelled so"
+            if key == "context"
+            else f"{kind} does not know the mount option {key}",
         )
     attributes = _attributes(mount, options)
     if "MOUNT_ATTR_RDONLY" in attributes and kind in ("sysfs", "cgroup2"):

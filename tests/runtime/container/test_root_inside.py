@@ -181,6 +181,31 @@ def test_a_slave_sees_what_the_node_mounts_and_a_private_root_does_not(node: ins
     assert apart(look) == {"private": nothing, "rslave": (True, False), "rshared": nothing, "": nothing}
 
 
+@pytest.mark.parametrize("options", [[], ["private"], ["slave"], ["unbindable"], ["rprivate"], ["rslave"]])
+@pytest.mark.parametrize("kind", ["bind", "rbind"])
+def test_nothing_that_is_mounted_below_comes_back_to_the_node(node: inside.Node, kind: str, options: list[str]) -> None:
+    """Mounts below the source are shared with everybody on most nodes, and not every document speaks of them."""
+
+    def look() -> tuple[list[str], bool]:
+        kernel_mount.bind(volume(node), volume(node))
+        kernel_mount.set_propagation(volume(node), "shared")
+        with kernel_mount.new_filesystem("tmpfs") as inner:
+            kernel_mount.attach(inner, volume(node) / "inner")
+        (volume(node) / "inner/below").mkdir()
+        words = [*(["rbind"] if kind == "bind" else []), *options]
+        mount = schema.Mount(destination="/data", type=kind, source=str(volume(node)), options=words)
+        wanted = spec("mount -t tmpfs none /data/inner/below; cat /proc/self/mountinfo")
+        wanted.mounts.append(mount)
+        said = node.run(wanted)
+        [line] = [line for line in said.splitlines() if " /data/inner " in line]
+        leaked = f" {volume(node)}/inner/below " in Path("/proc/self/mountinfo").read_text()
+        return [tag.partition(":")[0] for tag in line.split(" - ")[0].split()[6:]], leaked
+
+    tags, leaked = apart(look)
+    assert "shared" not in tags
+    assert not leaked
+
+
 def test_an_unknown_propagation_is_refused_by_the_field(node: inside.Node) -> None:
     wanted = spec("true")
     wanted.linux.rootfs_propagation = "loud"
