@@ -67,11 +67,11 @@ class Launcher:
         """
         program, report, *opened = files
         here = dict(zip(request["descriptors"], opened, strict=True))
-        run_dir = Path(request["run_dir"])
-        with open_path(run_dir, os.O_DIRECTORY) as run:
+        with open_path(request["run_dir"], os.O_DIRECTORY) as run:
             of_all: dict[int, Fd] = {Descriptor.PROGRAM: program, Descriptor.REPORT: report, Descriptor.RUN_DIR: run}
             ends, pid, reaper = self._run(request, {Descriptor.CGROUP: self._null, **here, **of_all})
-        watch = Watch(request["id"], Kind(request["kind"]), run_dir, pid, reaper, ends.ready, ends.start, ends.done, report)
+        kind, run_dir = Kind(request["kind"]), Path(request["run_dir"])
+        watch = Watch(request["id"], kind, run_dir, pid, reaper, ends.ready, ends.start, ends.done, report)
         ours = ends.ours
         if Descriptor.OUTPUT in here:
             ours[Descriptor.OUTPUT] = here[Descriptor.OUTPUT].duplicate()

@@ -43,6 +43,16 @@ class Monitor:
         self._forgetting: dict[str, list[Reply]] = {}
         self._held: dict[streams.Stream, Watch] = {}
         self._found = adopt.find_reapers(run_dir)
+        self._requests: dict[str, Callable[[dict[str, Any], list[Fd], Reply], None]] = {
+            "hello": self._greet,
+            "launch": self._launch,
+            "start": self._start,
+            "signal": self._signal,
+            "reopen": self._reopen,
+            "forget": self._forget,
+            "adopt": self._adopt,
+            "list": self._list,
+        }
         self._listen(listener.fileno(), self._accept)
 
     def run(self) -> None:
@@ -91,18 +101,8 @@ class Monitor:
             return
         request, files = received
         reply: Reply = (connection, request["seq"])
-        handler = {
-            "hello": self._greet,
-            "launch": self._launch,
-            "start": self._start,
-            "signal": self._signal,
-            "reopen": self._reopen,
-            "forget": self._forget,
-            "adopt": self._adopt,
-            "list": self._list,
-        }[request["op"]]
         try:
-            handler(request, files, reply)
+            self._requests[request["op"]](request, files, reply)
         except ValueError as error:  # descriptors got lost on the way: there are too many open here
             self._answer(reply, error=str(error), errno=errno.EMFILE)
         except OSError as error:
