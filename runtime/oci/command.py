@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtime.errors import InvalidArgument, KerneletError
 from runtime.oci.flags import LIST, SWITCH, TEXT, Parsed, Table, parse
+from runtime.oci.lean import give_back
 from runtime.oci.log import Log
 from runtime.oci.request import Request
 
@@ -73,6 +74,7 @@ def perform(given: Parsed, log: Log) -> int:
     from importlib import import_module
 
     module = import_module(f"runtime.oci.{MODULES.get(command, command)}")
+    give_back()
     flags = parse({**module.FLAGS, "help h": SWITCH}, words, mixed=command not in TAKES_WORDS)
     if flags.switch("help"):
         sys.stdout.write(help_of(f"kernelet-oci {command}", module.__doc__ or "", module.USAGE, module.FLAGS))

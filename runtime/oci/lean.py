@@ -2,7 +2,8 @@
 
 msgspec and pathlib import a third of the standard library for what nothing here uses: decimal numbers and UUIDs in
 JSON, file URIs, documentation of types.  While they are imported others stand in for those modules; after that the
-real ones can be imported as ever.  In place of dataclasses stands ``records`` from then on.
+real ones can be imported as ever.  In place of dataclasses stands ``records``, until the command's own modules are there
+(``give_back``): what others need of it is more than that.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ def _stand_ins() -> dict[str, ModuleType | None]:
     return {
         "datetime": import_module("_datetime"),  # all that datetime.py has when it is done
         "decimal": _module("decimal", Decimal=_Nothing),
-        "fnmatch": _module("fnmatch"),  # pathlib: glob()
         "msgspec._json_schema": _module("msgspec._json_schema", schema=None, schema_components=None),
         "msgspec.inspect": _module("msgspec.inspect"),
         "msgspec.msgpack": _module("msgspec.msgpack"),
@@ -60,3 +60,9 @@ def import_lean() -> None:
     from runtime.oci import records
 
     sys.modules.setdefault("dataclasses", records)
+
+
+def give_back() -> None:
+    """Let who asks for dataclasses from now on have the real one."""
+    if sys.modules.get("dataclasses") is sys.modules.get("runtime.oci.records"):
+        del sys.modules["dataclasses"]

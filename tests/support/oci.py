@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import runtime.oci
 from runtime.oci.spec import example
 from tests.support.image import BUSYBOX, GROUP, PASSWD, applets
 
 Config = dict[str, Any]
+
+#: As scripts/kernelet-oci starts it: without site, and so with what stands in for slow modules.
+MAIN = Path(runtime.oci.__file__).with_name("__main__.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class CommandLine:
 
     def words(self, *words: str) -> list[str]:
         """The command that ``call`` runs."""
-        return [sys.executable, "-m", "runtime.oci", "--root", str(self.root), *words]
+        return [sys.executable, "-I", "-S", str(MAIN), "--root", str(self.root), *words]
 
     def call(self, *words: str, given: str = "", may_fail: bool = False) -> subprocess.CompletedProcess[str]:
         """Run one command to its end, in the bundle, with *given* on stdin; AssertionError with what it said if it fails."""

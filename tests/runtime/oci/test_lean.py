@@ -89,15 +89,22 @@ def test_the_real_modules_can_be_imported_afterwards() -> None:
     script = f"""
 import sys
 sys.path += {[str(ROOT), *(path for path in sys.path if path.endswith("-packages"))]!r}
-from runtime.oci.lean import import_lean
+from runtime.oci.lean import give_back, import_lean
 import_lean()
-slow = "decimal inspect typing_extensions urllib.parse uuid textwrap ntpath fnmatch".split()
+import dataclasses
+assert dataclasses.__name__ == "runtime.oci.records"
+give_back()
+give_back()
+import dataclasses
+assert dataclasses.asdict and dataclasses.__name__ == "dataclasses"
+slow = "decimal typing_extensions urllib.parse uuid textwrap ntpath".split()
 assert not set(slow) & sys.modules.keys(), sys.modules.keys()
-import datetime, decimal, fnmatch, ntpath, pathlib, urllib.parse, uuid
+import datetime, decimal, ntpath, pathlib, urllib.parse, uuid
 import msgspec
 assert uuid.UUID(int=1).int == 1 and decimal.Decimal(1) == 1
 assert msgspec.json.decode(b'"2026-01-01T00:00:00Z"', type=datetime.datetime).year == 2026
 assert msgspec.json.decode(b'[1, {{"a": 2.5}}]') == [1, {{"a": 2.5}}]
 assert pathlib.Path("/a/../b").parent.name == ".."
+assert list(pathlib.Path("/proc/self").glob("stat*"))
 """
     subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True)
