@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from kernel import foreign_mount, procfs, terminal
 from kernel.capability import last_capability, read_sets
 from kernel.fd import Fd
@@ -257,7 +255,8 @@ def refuse_unsupported(spec: schema.Spec, *, can_pause: bool) -> bool:
     Raises Unsupported if it has, and cannot (*can_pause*), or if the spec asks for what no start does: such a wish is
     never passed over in silence.
     """
-    hooks = [kind.encode_name for kind in msgspec.structs.fields(schema.Hooks) if getattr(spec.hooks, kind.name)]
+    names = zip(schema.Hooks.__struct_fields__, schema.Hooks.__struct_encode_fields__, strict=True)
+    hooks = [kind for name, kind in names if getattr(spec.hooks, name)]
     wishes = [f"hooks.{kind}" for kind in hooks]
     wishes += [
         name for name, wish in (("linux.netDevices", spec.linux.net_devices), ("linux.intelRdt", spec.linux.intel_rdt)) if wish

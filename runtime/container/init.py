@@ -115,7 +115,7 @@ def _set_up(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
 
 def _fields_of(kind: type[schema.Model], *elsewhere: str) -> tuple[str, ...]:
     """The fields of *kind* that a set-up may depend on: all but those that reach it by another way, or not at all."""
-    return tuple(field.name for field in msgspec.structs.fields(kind) if field.name not in elsewhere)
+    return tuple(name for name in kind.__struct_fields__ if name not in elsewhere)
 
 
 _OF_PROCESS = _fields_of(schema.Process, "args", "env", "cwd", "console_size")

@@ -146,9 +146,9 @@ def _check_mount(mount: schema.Mount, where: str) -> None:
 
 
 def _check_hooks(hooks: schema.Hooks) -> None:
-    for kind in msgspec.structs.fields(schema.Hooks):
-        for index, hook in enumerate(getattr(hooks, kind.name)):
-            where = f"hooks.{kind.encode_name}[{index}]"
+    for name, kind in zip(hooks.__struct_fields__, hooks.__struct_encode_fields__, strict=True):
+        for index, hook in enumerate(getattr(hooks, name)):
+            where = f"hooks.{kind}[{index}]"
             check_absolute(hook.path, f"{where}.path")
             if hook.timeout is not None and hook.timeout <= 0:
                 raise InvalidSpec(f"{where}.timeout: {hook.timeout} is not a number of seconds greater than zero")
@@ -185,9 +185,8 @@ def _texts(value: object, where: str) -> Iterator[tuple[str, str]]:
             yield f"{where}: the key {key!r}", key
             yield from _texts(item, f"{where}[{key!r}]")
     elif isinstance(value, msgspec.Struct):
-        for field in msgspec.structs.fields(value):
-            place = f"{where}.{field.encode_name}" if where else field.encode_name
-            yield from _texts(getattr(value, field.name), place)
+        for field, name in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
+            yield from _texts(getattr(value, field), f"{where}.{name}" if where else name)
 
 
 def _spell(message: str) -> str:
