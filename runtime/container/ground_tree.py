@@ -226,17 +226,21 @@ class Tree:
         assert layer.file is not None
         above, name = os.path.split(layer.inner(path))
         with open_in_root(layer.file, above, os.O_PATH | os.O_DIRECTORY) as parent:
-            if directory:
-                with contextlib.suppress(FileExistsError):
+            is_new = True
+            try:
+                if directory:
                     os.mkdir(name, 0o755, dir_fd=parent.fileno())
-            else:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                with contextlib.suppress(FileExistsError):
+                else:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                     os.close(os.open(name, flags, 0o644, dir_fd=parent.fileno()))
+            except FileExistsError:
+                is_new = False
             with open_in_root(parent, name, follow=False) as made:
-                if stat.S_ISLNK(os.fstat(made.fileno()).st_mode):
+                status = os.fstat(made.fileno())
+                if stat.S_ISLNK(status.st_mode):
                     raise OSError(errno.ELOOP, "a link was put there meanwhile", path)
-                if self._owner is not None:
+                # What has another name as well is not what was made here: somebody put it there since.
+                if self._owner is not None and is_new and (directory or status.st_nlink == 1):
                     os.chown(f"/proc/self/fd/{made.fileno()}", *self._owner)
 
 

@@ -10,7 +10,7 @@ from kernel.fd import Fd
 from kernel.process import reap_ended, send_signal
 from runtime.errors import ContainerNotFound, TimedOut, WrongState
 from runtime.oci.around import leave_class, run_poststop_hooks
-from runtime.oci.directory import CREATED, STOPPED, Container
+from runtime.oci.directory import CREATED, STOPPED, Container, remove_remains
 from runtime.oci.flags import SWITCH
 from runtime.oci.request import Request
 
@@ -33,6 +33,7 @@ def run(request: Request) -> int:
     except ContainerNotFound:
         if not force:
             raise
+        remove_remains(request.root, request.arguments[0])
     return 0
 
 

@@ -13,6 +13,7 @@ waits at ``start``, a paused one is in a frozen cgroup.  Whoever changes somethi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -219,7 +220,9 @@ def check_id(container_id: str) -> str:
 
 def make_container(root: Path, record: Record) -> Container:
     """A new container's directory, locked; raises WrongState when there is one of that name."""
+    before = os.umask(0o022)  # what is above is nobody else's to write to, whatever the caller's umask
     root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    os.umask(before)
     path = root / check_id(record.id)
     try:
         path.mkdir(mode=0o700)
@@ -254,6 +257,16 @@ def open_container(root: Path, container_id: str, *, lock: bool = True) -> Conta
     except msgspec.MsgspecError as error:
         raise WrongState(f"container {container_id}: {path / STATE} is not one of ours: {error}") from error
     return Container(path, held, record, is_locked=lock)
+
+
+def remove_remains(root: Path, container_id: str) -> None:
+    """Remove the directory of one that was killed before it had noted down anything: its name would be taken for good."""
+    path = root / check_id(container_id)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _locked(path):
+        if not (path / STATE).exists():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path / f"{STATE}.new")
+            os.rmdir(path)
 
 
 def all_ids(root: Path) -> list[str]:

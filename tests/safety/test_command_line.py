@@ -202,6 +202,42 @@ def test_words_out_of_all_measure_are_refused_in_words(running: OciContainer, wo
     assert running.state()["status"] == "running"
 
 
+def test_what_was_killed_at_its_first_step_can_be_deleted(oci: Oci, bundle: Bundle) -> None:
+    """P13: a directory without a state has no container to speak of; the name is free after delete --force."""
+    for name, content in (("nothing", None), ("half", b'{"id":')):
+        (oci.root / name).mkdir(parents=True)
+        if content is not None:
+            (oci.root / name / "state.json.new").write_bytes(content)
+        assert oci.call("state", name).code != 0
+        assert oci.call("delete", "--force", name).code == 0
+        assert not (oci.root / name).exists()
+
+
+def test_a_directory_of_somebody_elses_is_not_removed(oci: Oci) -> None:
+    """P13, CVE-2021-41103: only what can be ours is."""
+    (oci.root / "theirs/data").mkdir(parents=True)
+    oci.call("delete", "--force", "theirs")
+    assert (oci.root / "theirs/data").is_dir()
+    (oci.root / "theirs/data").rmdir()
+    (oci.root / "theirs").rmdir()
+
+
+@pytest.mark.parametrize("mask", [0, 0o777])
+def test_the_callers_umask_is_not_the_states(oci: Oci, bundle: Bundle, mask: int) -> None:
+    """CVE-2021-41103, CVE-2024-25621: directories above the state are no more everybody's than the state is."""
+    deep = Oci(oci.root / "a/b")
+    before = os.umask(mask)
+    try:
+        with deep.create(bundle) as container:
+            for place in (deep.root, deep.root.parent, deep.root / container.name):
+                assert not place.stat().st_mode & 0o022, place
+    finally:
+        os.umask(before)
+    deep.root.rmdir()
+    deep.root.parent.rmdir()
+    deep.root.parent.parent.rmdir()
+
+
 def test_a_start_that_was_refused_can_be_tried_again(oci: Oci, bundle: Bundle) -> None:
     """P13: what failed half-way has left its name free."""
     bundle.process.args = ["/nonexistent"]
