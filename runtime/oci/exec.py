@@ -197,7 +197,10 @@ def _find_cgroup(request: Request, container: Container) -> Fd | None:
     if cgroup is None:
         return None
     if request.flags.has("cgroup"):
-        below = os.path.normpath("/" + request.flags.texts("cgroup")[-1])
+        named = request.flags.texts("cgroup")[-1]
+        if ".." in named.split("/"):
+            raise InvalidArgument(f"--cgroup {named}: bad sub cgroup path: `..` components are not allowed")
+        below = os.path.normpath("/" + named.lstrip("/"))
         return open_cgroup(Cgroup(Path(f"{cgroup.path}{below}")), f"--cgroup {below}")
     if not cgroup.exists() or cgroup.read("cgroup.subtree_control").split():
         cgroup = _cgroup_of_init(container)
@@ -209,7 +212,7 @@ def open_cgroup(cgroup: Cgroup, what: str) -> Fd:
     try:
         return cgroup.open()
     except (FileNotFoundError, NotADirectoryError):
-        raise InvalidArgument(f"{what}: there is no cgroup {cgroup.path}") from None
+        raise InvalidArgument(f"{what}: cgroup {cgroup.path}: no such file or directory") from None
 
 
 def _cgroup_of_init(container: Container) -> Cgroup:

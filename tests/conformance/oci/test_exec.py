@@ -158,3 +158,8 @@ def test_many_at_once(running: Container) -> None:
 def test_ps_lists_the_processes(running: Container) -> None:
     listed = json.loads(running.call("ps", "--format", "json", running.id).output)
     assert running.state()["pid"] in listed
+
+
+@pytest.mark.parametrize("path", ["..", "../pytest", "below/../.."])
+def test_an_exec_stays_below_the_containers_cgroup(running: Container, path: str) -> None:
+    assert running.exec("true", "--cgroup", path, expect=None).code != 0
