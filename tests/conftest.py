@@ -21,7 +21,7 @@ from tests.support.image import BUSYBOX, busybox_package
 RUN = pytest.StashKey[isolation.Run]()
 
 #: From the bottom up: the first failure is the deepest one.
-ORDER = ("test_checks.py", "test_imports.py", "support", "kernel", "runtime", "cri", "conformance", "e2e")
+ORDER = ("test_checks.py", "test_imports.py", "support", "kernel", "runtime", "safety", "cri", "conformance", "e2e")
 
 _numbers = itertools.count(1)
 

@@ -68,8 +68,10 @@ def oci(paths: Paths) -> Iterator[Oci]:
     home.rmdir()  # empty, or it was not given back
 
 
-@pytest.fixture(params=["core", "kernelet-oci"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each of the two in turn."""
-    found: Engine = request.getfixturevalue("core" if request.param == "core" else "oci")
+@pytest.fixture(params=["core", "monitor", "oci"])
+def engine(request: pytest.FixtureRequest, paths: Paths) -> Engine:
+    """Each in turn: the core, the core as a monitor has it begin (in an empty mount namespace), the command line."""
+    if request.param == "monitor":
+        return Core(paths.run_dir / "core", begins_empty=True)
+    found: Engine = request.getfixturevalue(request.param)
     return found

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from kernel import mount, process
+from kernel import mount, namespace, process
 from kernel.capability import last_capability
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd, eventfd, memory, open_path, pipe
@@ -93,9 +93,11 @@ class Core:
 
     name = "core"
 
-    def __init__(self, directory: Path, *changes: Change) -> None:
+    def __init__(self, directory: Path, *changes: Change, begins_empty: bool = False) -> None:
+        """*begins_empty*: as a monitor launches ordinary containers, in a mount namespace with nothing of the node's in it."""
         self._directory = directory
         self._changes = changes
+        self._begins_empty = begins_empty
 
     def weakened(self, *changes: Change) -> Core:
         """The same, with programs whose steps were changed."""
@@ -132,12 +134,14 @@ class Core:
             resources.apply(group, cgroup.ROOT, spec.linux.resources)
             device_filter.apply(group, spec.linux)
             root = mount.clone_tree(bundle.rootfs)
-            prepared = ground.prepare(spec, root, attach_point=attach_point, in_cgroup=True)
+            prepared = ground.prepare(spec, root, attach_point=attach_point, in_cgroup=True, has_void=self._begins_empty)
             undo.callback(prepared.close)
             code = compile_filter(spec.linux.seccomp) if spec.linux.seccomp else None
             program = self._changed(init.program(name, spec, prepared.facts, code))
             files = dict(prepared.descriptors)
             files[Descriptor.CGROUP] = undo.enter_context(group.open())
+            if self._begins_empty:
+                files[Descriptor.VOID] = undo.enter_context(namespace.new_empty_mounts())
             terminal = (prepared.terminal.slave, prepared.terminal.master) if prepared.terminal else None
             started = Started(program, files, run_dir, terminal)
             undo.callback(started.close)
@@ -145,7 +149,9 @@ class Core:
             container.expect_created()
             undo.pop_all()
             prepared.close()
-            files[Descriptor.CGROUP].close()
+            for number in (Descriptor.CGROUP, Descriptor.VOID):
+                if number in files:
+                    files[number].close()
         return container
 
     def _changed(self, program: Program) -> Program:
