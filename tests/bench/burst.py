@@ -47,9 +47,9 @@ def peer_all(peer: peers.Peer, made: Path, count: int, at_once: int) -> int:
 
 
 def measured(directory: Path, _run: Run, count: int = ROUNDS, containers: int = CONTAINERS) -> list[Figure]:
-    with monitored(directory) as (_, ours):
+    with monitored(directory) as (paths, ours):
         made = bundle.write(directory / "bundle", bundle.spec([bundle.STAMP]))
-        present = peers.available(directory)
+        present = peers.available(paths.run_dir)
         actions: dict[str, measure.Action] = {"ours": lambda _: ours_all(ours, made, containers)}
         for peer in present:
             for at_once in (1, 2):

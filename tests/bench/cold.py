@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from tests.bench import bundle, measure, peers
+from tests.bench.first_instruction import in_memory
 from tests.bench.measure import Action, Figure
 from tests.support.isolation import Run
 
@@ -25,8 +26,9 @@ def measured(directory: Path, _run: Run, count: int = measure.RUNS) -> list[Figu
     spec = bundle.spec([bundle.STAMP])
     spec.linux.cgroups_path = "/bench"  # the same for both, and nothing above it to be left behind
     made = bundle.write(directory / "bundle", spec)
-    ours = peers.Peer("ours", directory / "ours", [str(COMMAND)])
-    present = peers.available(directory)
-    actions: dict[str, Action] = {peer.name: whole_run(peer, made) for peer in (ours, *present)}
-    times = measure.alternate(actions, count)
+    with in_memory(directory) as run_dir:
+        ours = peers.Peer("ours", run_dir / "ours", [str(COMMAND)])
+        present = peers.available(run_dir)
+        actions: dict[str, Action] = {peer.name: whole_run(peer, made) for peer in (ours, *present)}
+        times = measure.alternate(actions, count)
     return measure.table("cold-oci-run", times, ("ours",), [peer.name for peer in present])

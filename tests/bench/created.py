@@ -49,9 +49,9 @@ def peer_starts(peer: peers.Peer, made: Path) -> Action:
 
 
 def measured(directory: Path, _run: Run, count: int = measure.RUNS) -> list[Figure]:
-    with monitored(directory) as (_, ours):
+    with monitored(directory) as (paths, ours):
         made = bundle.write(directory / "bundle", bundle.spec([bundle.STAMP]))
-        present = peers.available(directory)
+        present = peers.available(paths.run_dir)
         actions = {"ours": starts(ours, made), **{peer.name: peer_starts(peer, made) for peer in present}}
         times = measure.alternate(actions, count)
     return measure.table("start-created", times, ("ours",), [peer.name for peer in present])

@@ -35,9 +35,9 @@ def measured(directory: Path, _run: Run, count: int = measure.RUNS) -> list[Figu
     process = msgspec.convert(msgspec.to_builtins(spec.process), schema.Process)
     process.args = [bundle.STAMP]
     name = f"bench-{os.getpid()}"
-    with monitored(directory) as (_, ours):
+    with monitored(directory) as (paths, ours):
         made = bundle.write(directory / "bundle", spec)
-        present = peers.available(directory)
+        present = peers.available(paths.run_dir)
         container = ours.launch(made, "container")
         for peer in present:
             peer.do("run", "--detach", "--bundle", str(made), name)

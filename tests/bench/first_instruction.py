@@ -27,19 +27,29 @@ OURS = ("ours", "ours from config.json")
 
 
 @contextmanager
-def monitored(directory: Path) -> Iterator[tuple[Paths, Ours]]:
-    """A run directory on a tmpfs, as /run is everywhere, and a monitor that serves it."""
-    paths = Paths(directory / "root", directory / "run")
-    paths.run_dir.mkdir()
+def in_memory(directory: Path) -> Iterator[Path]:
+    """A directory on a tmpfs for everybody's state, as /run is everywhere."""
+    made = directory / "run"
+    made.mkdir()
     with mount.new_filesystem("tmpfs") as memory:
-        mount.attach(memory, paths.run_dir)
-    paths.prepare()
-    ours = Ours(paths)
+        mount.attach(memory, made)
     try:
-        yield paths, ours
+        yield made
     finally:
-        ours.close()
-        mount.unmount(paths.run_dir)  # with the pins below it
+        mount.unmount(made)  # with the pins below it
+
+
+@contextmanager
+def monitored(directory: Path) -> Iterator[tuple[Paths, Ours]]:
+    """A run directory, and a monitor that serves it."""
+    with in_memory(directory) as run_dir:
+        paths = Paths(directory / "root", run_dir)
+        paths.prepare()
+        ours = Ours(paths)
+        try:
+            yield paths, ours
+        finally:
+            ours.close()
 
 
 def shots(ours: Ours, made: Path) -> Action:
@@ -63,7 +73,7 @@ def runs(peer: peers.Peer, made: Path) -> Action:
 def compared(case: str, directory: Path, wanted: Callable[[Paths], schema.Spec], count: int) -> list[Figure]:
     with monitored(directory) as (paths, ours):
         made = bundle.write(directory / "bundle", wanted(paths))
-        present = peers.available(directory)
+        present = peers.available(paths.run_dir)
         actions: dict[str, Action] = {"ours": shots(ours, made), **{peer.name: runs(peer, made) for peer in present}}
         times = measure.alternate(actions, count)
     return measure.table(case, times, OURS, [peer.name for peer in present])

@@ -188,9 +188,9 @@ def prepared(directory: Path) -> Iterator[dict[str, Callable[[int], int | None]]
     by_daemon = ByDaemon(paths, made)  # after the fork: it has a thread
     actions: dict[str, Callable[[int], int | None]] = {"ours": monitor.run, "ours by daemon": by_daemon.run}
     if shutil.which("crun"):
-        actions["crun"] = peer(["crun", "--root", str(directory / "crun"), "--cgroup-manager=disabled"], made)
+        actions["crun"] = peer(["crun", "--root", str(paths.run_dir / "crun"), "--cgroup-manager=disabled"], made)
     if shutil.which("runc"):
-        actions["runc"] = peer(["runc", "--root", str(directory / "runc")], made)
+        actions["runc"] = peer(["runc", "--root", str(paths.run_dir / "runc")], made)
     try:
         yield actions
     finally:
