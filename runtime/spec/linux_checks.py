@@ -50,6 +50,7 @@ def check_linux(linux: schema.Linux) -> None:
         ("readonlyPaths", linux.readonly_paths),
         ("sysctl", linux.sysctl),
         ("netDevices", linux.net_devices),
+        ("resources.devices", linux.resources.devices if linux.resources is not None else ()),
     ):
         check_count(entries, f"linux.{name}")
     for index, device in enumerate(linux.devices):

@@ -21,6 +21,8 @@ SCHEDULER_FLAGS = frozenset(
 IO_CLASSES = frozenset({"IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"})
 #: The shortest runtime of a deadline process: the scheduler reckons in units of 1,024 ns (DL_SCALE).
 LEAST_NANOSECONDS = 1 << 10
+#: NGROUPS_MAX.
+MAX_GROUPS = 65536
 _REAL_TIME = ("SCHED_FIFO", "SCHED_RR")
 
 
@@ -52,6 +54,8 @@ def check_process(process: schema.Process, where: str = "process") -> None:
 def _check_user(user: schema.User, where: str) -> None:
     check_range(user.uid, 0, MAX_ID, f"{where}.uid")
     check_range(user.gid, 0, MAX_ID, f"{where}.gid")
+    if len(user.additional_gids) > MAX_GROUPS:
+        raise InvalidSpec(f"{where}.additionalGids: {len(user.additional_gids)} groups, and the kernel takes {MAX_GROUPS}")
     for index, gid in enumerate(user.additional_gids):
         check_range(gid, 0, MAX_ID, f"{where}.additionalGids[{index}]")
     if user.umask is not None:

@@ -87,6 +87,9 @@ def test_a_deep_path_does_no_harm(engine: Engine, bundle: Bundle, field: str, pa
         ("options", 70_000),
         ("ambient", 70_000),
         ("PATH", 70_000),
+        ("resources.devices", 60_000),
+        ("additionalGids", 100_000),
+        ("seccomp", 5_000),
     ],
 )
 def test_more_of_anything_than_a_program_has_steps_is_refused_by_name(
@@ -102,6 +105,18 @@ def test_more_of_anything_than_a_program_has_steps_is_refused_by_name(
             bundle.spec.mounts = [schema.Mount(destination="/tmp", type="tmpfs")] * count
         case "options":
             bundle.spec.mounts[1].options = ["size=1k"] * count
+        case "resources.devices":
+            rules = [schema.DeviceRule(allow=bool(number % 2), type="c", major=number, minor=1) for number in range(count)]
+            bundle.spec.linux.resources = schema.Resources(devices=rules)
+        case "additionalGids":
+            bundle.process.user.additional_gids = list(range(count))
+        case "seccomp":
+            arguments = [schema.SeccompArg(index=index, value=1, value_two=1, op="SCMP_CMP_MASKED_EQ") for index in range(6)]
+            rules_of_calls = [
+                schema.SyscallRule(names=["read"], action="SCMP_ACT_ERRNO", errno_ret=number % 100, args=arguments)
+                for number in range(count)
+            ]
+            bundle.spec.linux.seccomp = schema.Seccomp(default_action="SCMP_ACT_ALLOW", syscalls=rules_of_calls)
         case "ambient":
             assert bundle.process.capabilities is not None
             bundle.process.capabilities.ambient = ["CAP_CHOWN"] * count
