@@ -110,6 +110,10 @@ class OciContainer:
         said = os.pread(self._streams.fileno(), OUTPUT_LIMIT, 0).decode(errors="replace")
         return Result("", code if code >= 0 else 128 - code, said)
 
+    def said(self) -> str:
+        """What it has written so far."""
+        return os.pread(self._streams.fileno(), OUTPUT_LIMIT, 0).decode(errors="replace")
+
     def execute(self, *arguments: str, flags: tuple[str, ...] = ()) -> Result:
         """Run *arguments* in it."""
         result = self.engine.call("exec", *flags, self.name, *arguments)
