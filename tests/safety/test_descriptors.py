@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from kernel.program import Step
+from runtime.spec import schema
 from tests.safety.bundle import Bundle
 from tests.safety.engine import Core, Engine, without
+from tests.safety.oci import Oci
 from tests.support.requires import requires
 
 pytestmark = requires("root", "cgroup2", "busybox")
@@ -132,3 +134,25 @@ def test_the_program_ends_by_closing_for_real(core: Core, bundle: Bundle) -> Non
     closes = [index for index, call in enumerate(calls) if call.startswith("close_range") and call.endswith(", 0)")]
     assert closes
     assert max(closes) < next(index for index, step in enumerate(seen) if step.store == "cwd")
+
+
+@pytest.mark.parametrize("kind", ["prestart", "create_runtime", "create_container", "start_container", "poststart", "poststop"])
+def test_a_hook_has_its_three_streams_and_nothing_else(
+    oci: Oci, bundle: Bundle, leaky: list[int], tmp_path: Path, kind: str
+) -> None:
+    """P8, P10, CVE-2024-21626: nor do hooks inherit what the runtime or its caller has open, or what is in its environment."""
+    inside = kind == "start_container"
+    place = "/seen" if inside else str(tmp_path / "seen")
+    shell = "/bin/sh" if inside else "/bin/busybox"
+    script = f"exec > {place}; ls /proc/self/fd; env"
+    hook = schema.Hook(path=shell, args=["sh", "-c", script], env=["ONLY=this", "PATH=/bin:/usr/bin"])
+    getattr(bundle.spec.hooks, kind).append(hook)
+    os.environ["KERNELET_SECRET"] = "secret"
+    try:
+        assert oci.run(bundle).code == 0
+    finally:
+        del os.environ["KERNELET_SECRET"]
+    lines = (bundle.rootfs / "seen" if inside else tmp_path / "seen").read_text().splitlines()
+    assert [line for line in lines if line.isdigit()] == ["0", "1", "2", "3"]  # the last is the directory that is listed
+    assert "ONLY=this" in lines
+    assert not [line for line in lines if "secret" in line]
