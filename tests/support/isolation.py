@@ -124,13 +124,15 @@ def _own_cgroup(hierarchy: Path, name: str) -> Iterator[Path]:
     # Opened in the host's cgroup namespace: through these the end of the run gets out of its own.
     above = open_path(hierarchy, os.O_PATH | os.O_DIRECTORY)
     home = open_path(hierarchy / cgroup.own_path() / "cgroup.procs", os.O_WRONLY)
+    host = open_path("/proc/self/ns/cgroup")
     outside = Path(f"/proc/self/fd/{above.fileno()}")
-    with above, home, _claimed(outside, name, cgroup.remove):
+    with above, home, host, _claimed(outside, name, cgroup.remove):
         tree = outside / name
         (tree / "pytest").mkdir()
         try:
             yield tree
         finally:
+            check(lib.setns(host.fileno(), lib.CLONE_NEWCGROUP), "setns")  # nsdelegate: no write to a root from inside it
             os.write(home.fileno(), b"0")
             cgroup.remove(tree)
 
