@@ -1,4 +1,4 @@
-"""What may be mounted at /proc and below: a procfs, or one of the few files that are commonly emulated.
+"""What may be mounted at /proc and below it: a procfs, and the few files that are commonly emulated.
 
 Whatever else stood there, labels would be written to files of a volume, and masks would cover them in
 place of the kernel's (CVE-2019-16884, CVE-2019-19921).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kernel.fd import Fd
 from kernel.filesystem import is_procfs
+from runtime.container.options import parse_options
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
 
@@ -19,8 +20,6 @@ EMULATED = frozenset(
         *("sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"),
     )
 )
-#: New file systems that hold nothing of anybody's.
-_EMPTY = frozenset({"proc", "tmpfs"})
 
 
 def check_over_proc(index: int, mount: schema.Mount, place: str, opened: Fd | None) -> None:
@@ -31,7 +30,10 @@ def check_over_proc(index: int, mount: schema.Mount, place: str, opened: Fd | No
     place = place.rstrip("/")
     if place != "/proc" and not place.startswith("/proc/"):
         return
-    if place in EMULATED or (opened is None and mount.type in _EMPTY) or (opened is not None and is_procfs(opened)):
+    if place in EMULATED:
+        return
+    is_new = opened is None and mount.type == "proc" and not parse_options(mount.options).is_bind
+    if place == "/proc" and (is_new or (opened is not None and is_procfs(opened))):
         return
     raise InvalidSpec(
         f"mounts[{index}].destination {mount.destination}: nothing but a procfs may be mounted over /proc; "

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from kernel import mount, process
 from kernel.program import Flags, Slot, Step
+from runtime.spec import schema
 from tests.safety.bundle import Bundle
 from tests.safety.engine import Core, Engine, Result
 from tests.support import child
@@ -73,6 +75,41 @@ def test_a_volume_over_proc_is_refused(engine: Engine, bundle: Bundle, fake: Pat
     result = engine.run(bundle)
     assert "/proc" in result.refusal
     assert written(fake) == {}
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        schema.Mount(destination="/proc", type="tmpfs", source="tmpfs"),
+        schema.Mount(destination="/proc/sys", type="tmpfs", source="tmpfs"),
+        schema.Mount(destination="/proc/self", type="proc", source="proc"),
+        schema.Mount(destination="/proc/sys", type="bind", source="/proc/sys", options=["rbind"]),
+        schema.Mount(destination="/proc/self/attr", type="tmpfs", source="rootfs/etc", options=["bind"]),
+        schema.Mount(destination="/proc/kcore", type="bind", source="/dev/zero", options=["bind"]),
+    ],
+    ids=lambda mount: f"{mount.type} on {mount.destination}",
+)
+def test_nothing_is_mounted_over_a_part_of_proc(engine: Engine, bundle: Bundle, mount: schema.Mount) -> None:
+    """CVE-2019-16884, CVE-2025-52881: one part of /proc over another sends what is written there elsewhere."""
+    source = str(bundle.directory / mount.source) if "bind" in mount.options else mount.source
+    bundle.spec.mounts.append(structs.replace(mount, source=source))
+    assert "nothing but a procfs may be mounted over /proc" in engine.run(bundle).refusal
+
+
+def test_what_is_commonly_emulated_is_let_through(engine: Engine, bundle: Bundle) -> None:
+    """CVE-2019-16884: lxcfs puts its own files over some of the kernel's, which tell of memory and processors and no more."""
+    (bundle.directory / "meminfo").write_text("emulated\n")
+    bundle.mount(bundle.directory / "meminfo", "/proc/meminfo")
+    bundle.script("cat /proc/meminfo")
+    assert engine.run(bundle).lines == ["emulated"]
+
+
+def test_the_nodes_own_proc_may_be_shown(engine: Engine, bundle: Bundle) -> None:
+    """CVE-2019-16884: a container among the node's processes has its /proc bound, which is a procfs by its magic number."""
+    bundle.without("/proc")
+    bundle.mount("/proc", "/proc")
+    bundle.spec.linux.masked_paths = bundle.spec.linux.readonly_paths = []
+    assert engine.run(bundle).code == 0
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
