@@ -25,6 +25,8 @@ def describe_failure(program: Program, failed: int, errno: int, results: Sequenc
     step = steps[failed]
     reason = os.strerror(errno).lower() if errno else "the process ended there"
     hint = _hint(program, step, errno, root)
+    if _may_be_filtered(steps[:failed], step, errno):
+        hint = f"its filter is in place by then: does linux.seccomp allow {step.call}?"
     return f"step {failed + 1} of {len(steps)}, {shorten(_call(step))}: {reason}" + (f" — {hint}" if hint else "")
 
 
@@ -45,6 +47,13 @@ def command_hint(process: schema.Process, errno: int, root: Fd | None = None) ->
 
 def shorten(text: str, limit: int = 160) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _may_be_filtered(before: Sequence[Step], step: Step, errno: int) -> bool:
+    """Whether a system call filter may have answered in the kernel's place: of execve only what the kernel seldom says."""
+    if not any(each.call == "seccomp" for each in before):
+        return False
+    return step.call != "execve" or errno in (errno_module.EPERM, errno_module.ENOSYS)
 
 
 def _call(step: Step) -> str:
