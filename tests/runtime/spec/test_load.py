@@ -327,3 +327,10 @@ def test_null_is_as_good_as_nothing_where_a_property_may_be_absent() -> None:
         load(changed("process.args.1", None))
     with pytest.raises(InvalidSpec, match=r"root: object missing required field path"):
         load(changed("root.path", None))
+
+
+def test_a_user_namespace_without_maps_has_every_id_as_it_is() -> None:
+    new, joined = '{"type": "user"}', '{"type": "user", "path": "/pins/user"}'
+    for namespace, maps in ((new, [schema.IdMapping(container_id=0, host_id=0, size=2**32 - 1)]), (joined, [])):
+        linux = load(f'{{"ociVersion": "1.0.2", "linux": {{"namespaces": [{namespace}]}}}}'.encode()).linux
+        assert (linux.uid_mappings, linux.gid_mappings) == (maps, maps)
