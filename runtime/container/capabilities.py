@@ -59,7 +59,7 @@ def set_all(steps: Program, capabilities: schema.Capabilities, last_capability: 
         header,
         Words(4, halves),
         why="exactly the effective, permitted and inheritable capabilities of the spec",
-        hint="process.capabilities: what is effective must be permitted too, what is inheritable permitted and in bounding",
+        hint="process.capabilities: what is effective must be permitted as well, what is inheritable be in bounding too",
     )
     clear = Flags(("PR_CAP_AMBIENT_CLEAR_ALL",))
     steps.call("prctl", Flags(("PR_CAP_AMBIENT",)), clear, 0, 0, 0, why="no ambient capability but the spec's")

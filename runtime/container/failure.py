@@ -26,7 +26,7 @@ def describe_failure(program: Program, failed: int, errno: int, results: Sequenc
     reason = os.strerror(errno).lower() if errno else "the process ended there"
     hint = _hint(program, step, errno, root)
     if _may_be_filtered(steps[:failed], step, errno):
-        hint = f"its filter is in place by then: does linux.seccomp allow {step.call}?"
+        hint = f"{hint}{'; or ' if hint else ''}linux.seccomp forbids {step.call}: its filter is in place by then"
     return f"step {failed + 1} of {len(steps)}, {shorten(_call(step))}: {reason}" + (f" — {hint}" if hint else "")
 
 
