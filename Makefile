@@ -9,6 +9,7 @@ CRICTL := sigs.k8s.io/cri-tools/cmd/crictl@v1.36.0
 RUN_PACKAGES  := gcc libc6-dev python3-dev python3-venv libcap-dev busybox-static
 TEST_PACKAGES := docker-registry crun runc nftables iproute2 containernetworking-plugins libseccomp2 strace procps \
                  gcc-aarch64-linux-gnu containerd podman conmon nginx-light uidmap
+VM_PACKAGES   := qemu-system-x86 mmdebstrap e2fsprogs
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,16 +17,20 @@ SHELL       := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench endurance conformance lock clean
+.PHONY: help run test test-vm check bench endurance conformance lock clean
 
 help:  ## this list
-	sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: $(VENV)/run.stamp  ## show it: a pod with a container on this machine, by the daemon, over its socket
 	exec $(BIN)/kernelet demo
 
 test: $(VENV)/test.stamp  ## all checks and tests; ARGS goes to pytest (ARGS="tests/kernel -x")
 	exec $(BIN)/python -m pytest $(ARGS)
+
+test-vm: $(VENV)/vm.stamp  ## the limits, in virtual machines with kernels that have them; ARGS goes to pytest (ARGS="-k uml")
+	$(BIN)/python -m tests.vm
+	exec $(BIN)/python -m pytest tests/vm $(ARGS)
 
 check: $(VENV)/test.stamp  ## the checks alone: ruff, mypy --strict, import layers, the runner on aarch64
 	exec $(BIN)/python -m pytest -q tests/test_checks.py tests/test_imports.py
@@ -128,4 +133,8 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	else
 	    echo "set-up: WARNING: no Go, so no crictl: the tests that drive the daemon with it are skipped" >&2
 	fi
+	touch $@
+
+$(VENV)/vm.stamp: $(VENV)/test.stamp
+	$(call install-packages,$(VM_PACKAGES))
 	touch $@

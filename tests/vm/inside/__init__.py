@@ -1,0 +1,1 @@
+"""Tests that run in a guest, on a kernel that has the controllers: ``../test_inside.py`` says which on which."""

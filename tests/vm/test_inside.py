@@ -1,0 +1,29 @@
+"""The tests of ``inside/``, a file a guest, on each of its kernels; their JUnit reports are kept in build/vm/reports."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.vm.guest import Guests
+from tests.vm.image import CACHE, UML
+
+#: By file: where it runs.  User Mode Linux is fast and has most controllers, QEMU's 6.1 all.
+FILES = {
+    "test_oci_limits.py": (UML, "6.1"),
+}
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize(("file", "kernel"), [(file, kernel) for file, kernels in FILES.items() for kernel in kernels])
+def test_inside(vm: Guests, file: str, kernel: str) -> None:
+    done = vm.pytest(f"tests/vm/inside/{file}", kernel=kernel)
+    report = done.files.get("junit.xml", b"")
+    if report:
+        (CACHE / "reports").mkdir(exist_ok=True)
+        (CACHE / f"reports/{kernel}-{file.removesuffix('.py')}.xml").write_bytes(report)
+    done.check()
+    (suite,) = ElementTree.fromstring(report).iter("testsuite")
+    assert int(suite.get("tests", 0)) > 0
+    assert suite.get("skipped") == "0", f"what is skipped in a guest runs nowhere:\n{done.stdout}"
