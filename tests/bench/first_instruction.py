@@ -2,8 +2,9 @@
 
 The user process is a static program without libc that notes the time before all else (``stamp.c``).  All start the
 same bundle: proc, dev, devpts, shm, mqueue, sysfs, cgroup2, six devices, masked and read-only paths, fourteen
-capabilities, no_new_privs, a limit.  *-join* enters a pod's network, IPC and UTS namespaces instead of making them;
-*-seccomp* has the default profile, compiled from config.json by each.
+capabilities, no_new_privs, a limit.  *-join* enters a pod's network, IPC and UTS namespaces instead of making them,
+beside peers that do the same and ("new") that make their own; *-seccomp* has the default profile, which a peer
+compiles from config.json at each run and ours once, for it remembers filters by their profile.
 """
 
 from __future__ import annotations
@@ -70,13 +71,19 @@ def runs(peer: peers.Peer, made: Path) -> Action:
     return lambda number: peer.first_instruction_ns("run", "--bundle", str(made), f"bench-{os.getpid()}-{number}")
 
 
-def compared(case: str, directory: Path, wanted: Callable[[Paths], schema.Spec], count: int) -> list[Figure]:
+def compared(
+    case: str, directory: Path, wanted: Callable[[Paths], schema.Spec], count: int, *, beside: schema.Spec | None = None
+) -> list[Figure]:
+    """Us and the peers with the spec *wanted*; the peers with *beside*, too, if that is given."""
     with monitored(directory) as (paths, ours):
         made = bundle.write(directory / "bundle", wanted(paths))
         present = peers.available(paths.run_dir)
         actions: dict[str, Action] = {"ours": shots(ours, made), **{peer.name: runs(peer, made) for peer in present}}
+        if beside is not None:
+            other = bundle.write(directory / "beside", beside)
+            actions |= {f"{peer.name} new": runs(peer, other) for peer in present}
         times = measure.alternate(actions, count)
-    return measure.table(case, times, OURS, [peer.name for peer in present])
+    return measure.table(case, times, OURS, [name for name in actions if name != "ours"])
 
 
 def measured(directory: Path, _run: Run, count: int = measure.RUNS) -> list[Figure]:
@@ -91,7 +98,7 @@ def measured_join(directory: Path, _run: Run, count: int = measure.RUNS) -> list
         names = {"net": "network"}
         return bundle.with_shared(bundle.spec([bundle.STAMP]), {names.get(kind, kind): path for kind, path in pinned.items()})
 
-    return compared("first-instruction-join", directory, wanted, count)
+    return compared("first-instruction-join", directory, wanted, count, beside=bundle.spec([bundle.STAMP]))
 
 
 def measured_seccomp(directory: Path, _run: Run, count: int = measure.RUNS) -> list[Figure]:
