@@ -40,8 +40,8 @@ def set_sysctls(steps: Program, spec: schema.Spec, procfs: int | None, owners: C
             value,
             store="setting",
             why=f"set {key} to {value}",
-            absent="this kernel has no such setting, or it is the node's",
-            hint="the value is out of range, or the setting is the node's",
+            absent=f"linux.sysctl {key}: this kernel has no such setting, or it is the node's",
+            hint=f"linux.sysctl {key}: the value is out of range, or the setting is the node's",
         )
 
 

@@ -28,7 +28,7 @@ PATHS = (
     *("/", "", "/tmp", "/etc/passwd", "/nonexistent", "/proc", "/proc/self/fd/9", "/proc/1/root", "/dev", "/dev/null"),
     *("..", "../..", "/tmp/..", "/a/b/c/d", "//", "/link", "/link/x", "/loop", "/etc/passwd/x", "relative/path", "/" + "x" * 300),
 )
-TEXTS = ("", "x", "a b", "ä", "\0", "\n", "a\0b", "%s", "-", "x" * 5000, "0", "max", "\ud83d\ude00")
+TEXTS = ("", "x", "a b", "ä", "\0", "\n", "a\0b", "%s", "-", "x" * 5000, "0", "max", "\U0001f600")
 #: By field: words that mean something there; some that do not come with ``TEXTS``.
 WORDS: dict[str, tuple[str, ...]] = {
     "ociVersion": ("1.0.0", "1.3.0", "1", "2.0.0", "0.1", "1.x"),
