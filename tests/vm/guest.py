@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Literal
 
 from tests.support.requires import TREE
-from tests.vm.image import PREFIX, UML, Image
+from tests.vm.code_disk import PREFIX
+from tests.vm.debian import UML
+from tests.vm.image import Image
 
 Init = Literal["minimal", "systemd"]
 INITS: dict[Init, str] = {"minimal": "/usr/local/sbin/kernelet-vm-init", "systemd": "/sbin/init"}

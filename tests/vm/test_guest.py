@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.code_disk import PREFIX
+from tests.vm.debian import KERNELS, UML
 from tests.vm.guest import PYTHON, GuestFailed, Guests
-from tests.vm.image import KERNELS, PREFIX, UML
 
 pytestmark = pytest.mark.timeout(300)
 

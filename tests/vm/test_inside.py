@@ -6,12 +6,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.vm.debian import UML
 from tests.vm.guest import Guests
-from tests.vm.image import CACHE, UML
+from tests.vm.image import CACHE
 
 #: By file: where it runs.  User Mode Linux is fast and has most controllers, QEMU's 6.1 all.
 FILES = {
     "test_oci_limits.py": (UML, "6.1"),
+    "test_daemon_limits.py": (UML, "6.1"),
 }
 
 

@@ -91,13 +91,14 @@ class Node(Kubelet):
         return self.run_pod(self.pod_config(hostname="", linux=api.LinuxPodSandboxConfig(security_context=context)))
 
     def limited(self, pod_id: str, script: str, pid: api.NamespaceMode = api.CONTAINER, **resources: Any) -> str:
-        """The id of a container that runs *script* with *resources*, started."""
+        """The id of a container that is to run *script* with *resources*; not started."""
         chosen = api.NamespaceOption(network=api.NODE, pid=pid)
         context = api.LinuxContainerSecurityContext(namespace_options=chosen, seccomp=api.SecurityProfile())
         linux = api.LinuxContainerConfig(resources=api.LinuxContainerResources(**resources), security_context=context)
-        return self.run(pod_id, script, linux=linux)
+        return self.create(pod_id, self.container_config(["sh", "-c", script], linux=linux))
 
-    def cgroup(self, pod_id: str, container_id: str) -> Cgroup:
+    def cgroup(self, pod_id: str, container_id: str = "") -> Cgroup:
+        """The container's, which goes when it ends, or its pod's, which then still has the sums."""
         return Cgroup(cgroup.ROOT / "kernelet" / pod_id / container_id)
 
 

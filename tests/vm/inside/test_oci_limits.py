@@ -163,8 +163,8 @@ def written(group: Cgroup, major: int, minor: int) -> int:
     return int(found[1]) if found else 0
 
 
-#: Each process makes two more, and ends: no list of processes is ever right.
-BOMB = "bomb() { bomb | bomb & }; bomb; while :; do bomb; done"
+#: Each process makes two more, and ends: no list of processes is ever right.  One that stays is beside them.
+BOMB = "sleep 1000 & bomb() { bomb | bomb & }; (bomb) & exec sleep 1000"
 
 
 @requires("controllers pids")
