@@ -54,12 +54,21 @@ def open_terminal(devpts: Fd) -> Terminal:
     return Terminal(master, slave, str(number))
 
 
+def find_slave(devpts: Fd, name: str) -> Fd:
+    """The terminal *name* of *devpts*, open with O_PATH: what can be bound elsewhere, and neither read nor written."""
+    return _open(devpts, name, lib.O_PATH)
+
+
 def _open_ptmx(devpts: Fd) -> Fd:
-    """The multiplexer of *devpts* itself: in a container that runs, something else may be mounted upon it."""
+    return _open(devpts, "ptmx", lib.O_RDWR | lib.O_NOCTTY)
+
+
+def _open(devpts: Fd, name: str, flags: int) -> Fd:
+    """What *devpts* itself has by that name: in a container that runs, something else may be mounted upon it."""
     how = ffi.new("struct open_how *")
-    how.flags = lib.O_RDWR | lib.O_NOCTTY | lib.O_CLOEXEC
+    how.flags = flags | lib.O_CLOEXEC
     how.resolve = lib.RESOLVE_BENEATH | lib.RESOLVE_NO_SYMLINKS | lib.RESOLVE_NO_XDEV
-    return Fd(check(lib.linux_openat2(devpts.fileno(), b"ptmx", how, ffi.sizeof("struct open_how")), "openat2", "ptmx"))
+    return Fd(check(lib.linux_openat2(devpts.fileno(), os.fsencode(name), how, ffi.sizeof("struct open_how")), "openat2", name))
 
 
 def set_window_size(terminal: Fd, rows: int, columns: int) -> None:

@@ -62,7 +62,7 @@ class Facts:
     null_device: int | None = None
     """Descriptor of a detached mount of the host's /dev/null: what a masked file becomes."""
     console: int | None = None
-    """Descriptor of a detached mount of the terminal, for /dev/console."""
+    """Descriptor of the terminal in its devpts, opened with O_PATH, which is bound on /dev/console when that is attached."""
     readonly_root: bool = False
     context: str = ""
     """The SELinux label of new file systems; empty where the kernel has no SELinux."""

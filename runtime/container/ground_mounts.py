@@ -294,7 +294,7 @@ class Mounts:
 
     def _use_terminal(self, devpts: Fd) -> None:
         self.terminal = terminal.open_terminal(devpts)
-        self.console = self._keep(kernel_mount.clone_tree(self.terminal.name, directory=devpts))
+        self.console = self._keep(terminal.find_slave(devpts, self.terminal.name))
         if self._namespace is not None:
             owner = userns.host_id(self._spec.linux.uid_mappings, 0)
             if owner is not None:

@@ -9,6 +9,7 @@ import struct
 import termios
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,28 @@ def test_the_slave_is_that_of_the_master_and_both_are_closed_over_execve(devpts:
     opened.close()
     assert not opened.master.is_open
     assert not opened.slave.is_open
+
+
+def test_a_slave_is_found_as_what_the_devpts_has_not_what_is_mounted_upon_it(devpts: Fd, tmp_path: Path) -> None:
+    opened = terminal.open_terminal(devpts)
+    (tmp_path / "devpts").mkdir()
+    mount.attach(devpts, tmp_path / "devpts")
+    with terminal.find_slave(devpts, opened.name) as found:
+        assert os.fstat(found.fileno()).st_rdev == os.fstat(opened.slave.fileno()).st_rdev
+        with pytest.raises(OSError) as refusal:
+            os.read(found.fileno(), 1)
+        assert refusal.value.errno == errno.EBADF
+        with mount.clone_tree("", directory=found) as copy:
+            (tmp_path / "console").touch()
+            mount.attach(copy, tmp_path / "console")
+    assert os.stat(tmp_path / "console").st_rdev == os.fstat(opened.slave.fileno()).st_rdev
+    mount.bind("/dev/null", tmp_path / "devpts/0")
+    with pytest.raises(OSError) as refusal:
+        terminal.find_slave(devpts, opened.name)
+    assert refusal.value.errno == errno.EXDEV
+    for covered in ("console", "devpts/0", "devpts"):
+        mount.unmount(tmp_path / covered)
+    opened.close()
 
 
 def test_it_does_not_become_ours(devpts: Fd) -> None:
