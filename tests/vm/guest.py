@@ -37,6 +37,12 @@ OUTPUTS = ("stdout", "stderr", "code", "results")
 TIMEOUT_SECONDS = 120.0
 CONSOLE_LINES = 60
 
+#: A pid namespace whose first process waits for the command: as the first one itself it would get no signals.
+OWN_PIDS = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--", "sh", "-c", '"$@"; exit $?', "sh"),
+)
+
 
 class GuestFailed(AssertionError):
     """The guest hung, or ended without an exit code; its console is in the message."""
@@ -129,12 +135,13 @@ class Guests:
 def _power(words: Sequence[str], place: Path, timeout_seconds: float) -> bool:
     """Have *words* run to their end, the console in a file; False when time was over first.  No process of it is left.
 
-    Should we be killed ourselves, the kernel kills the guest (setpriv).
+    Should we be killed ourselves, the kernel kills the guest: one process (setpriv), and with it a pid namespace, for User
+    Mode Linux is many, which do not end together.
     """
     environment = os.environ | {"HOME": str(place), "TMPDIR": str(place)}  # User Mode Linux puts its memory there
     with open(place / "console", "wb") as console:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *words],
+            [*OWN_PIDS, *words],
             stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=environment, start_new_session=True,
         )
         try:
