@@ -22,6 +22,7 @@ from kernel.fd import Fd
 from kernel.program import Flags
 from kernel.resolve import open_in_root
 from kernel.user_namespace import is_initial
+from kernel.workshop import Workshop
 from runtime.container import userns
 from runtime.container.ground_binds import open_device
 from runtime.container.ground_tree import Tree
@@ -56,7 +57,7 @@ class _Nodes:
         self._linux, self._tree, self._keep = spec.linux, tree, keep
         self._binds = in_user_namespace or not may_make_nodes()
         self._listed = {posixpath.normpath(device.path) for device in spec.linux.devices}
-        self._workshop: Fd | None = None
+        self._workshop: Workshop | None = None
 
     def close(self) -> None:
         if self._workshop is not None:
@@ -128,7 +129,7 @@ class _Nodes:
         try:
             return _without_use(self._own_node(device))
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL):
+            if error.errno not in (errno.EPERM, errno.EACCES):
                 raise
             refused = error
         kind, number = stat.S_IFMT(mode_of(device)), number_of(device)
@@ -142,9 +143,9 @@ class _Nodes:
         ) from refused
 
     def _own_node(self, device: schema.Device) -> Fd:
-        """A node on a file system that is in no mount table.  EPERM without the right; before Linux 6.15 EINVAL."""
+        """A node on a file system that nobody else sees.  EPERM without the right."""
         if self._workshop is None:
-            self._workshop = kernel_mount.new_filesystem("tmpfs", [("mode", "0755")])
+            self._workshop = Workshop()
         where, name = (
             self._workshop.fileno(),
             f"{device.type}{device.major}.{device.minor}.{device.file_mode}.{device.uid}.{device.gid}",
@@ -155,7 +156,7 @@ class _Nodes:
             owner = [userns.host_id(mappings, inside) if mappings else inside for mappings, inside in maps]
             os.chown(name, *(0 if number is None else number for number in owner), dir_fd=where)
             os.chmod(name, stat.S_IMODE(mode_of(device)), dir_fd=where)
-        return kernel_mount.clone_tree(name, directory=self._workshop)
+        return self._workshop.clone(name)
 
 
 def _without_use(file: Fd) -> Fd:
