@@ -1,6 +1,6 @@
 """overlayfs, mounted detached.
 
-Since Linux 6.5 every lower directory is an option of its own (``lowerdir+``), with no limit but the
+Since Linux 6.7 every lower directory is an option of its own (``lowerdir+``), with no limit but the
 kernel's 500.  Before, all of them share one string that fsconfig(2) cuts at 255 bytes, which is
 three layers; so there mount(2) is used, whose page of options holds some 200 short names, in the
 private mount namespace of a thread that ends with the call: nothing shows in the host's table.
@@ -28,9 +28,9 @@ PAGE_LIMIT = 4095
 
 
 def has_lowerdir_options(release: str | None = None) -> bool:
-    """Whether the kernel takes lower directories one by one (Linux 6.5)."""
+    """Whether the kernel takes lower directories one by one (Linux 6.7)."""
     match = re.match(r"([0-9]+)\.([0-9]+)", os.uname().release if release is None else release)
-    return match is not None and (int(match[1]), int(match[2])) >= (6, 5)
+    return match is not None and (int(match[1]), int(match[2])) >= (6, 7)
 
 
 def mount_overlay(
@@ -64,7 +64,7 @@ def _mount_by_page(lower: Sequence[Path], upper: Path, work: Path, options: Sequ
         names = [_descriptor(path, held) for path in (upper, work, *lower)]
         page = ",".join([f"upperdir={names[0]}", f"workdir={names[1]}", *options, "lowerdir=" + ":".join(names[2:])])
         if len(page) > PAGE_LIMIT:
-            why = f"{len(lower)} layers do not fit into one page of options; Linux 6.5 has no such limit"
+            why = f"{len(lower)} layers do not fit into one page of options; Linux 6.7 has no such limit"
             raise OSError(errno.E2BIG, why, "overlay")
         check(lib.mount(b"overlay", os.fsencode(upper), b"overlay", 0, page.encode()), "mount", "overlay")
         return mount.clone_tree(upper)

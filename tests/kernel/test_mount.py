@@ -181,6 +181,7 @@ class TestNewFilesystem:
             mount.new_filesystem("nofs")
         assert caught.value.errno == errno.ENODEV
 
+    @requires("kernel 6.7")
     def test_an_overlay_of_many_layers(self, tmp_path: Path) -> None:
         """One fsconfig call a layer: mount(2) gives up when the options exceed a page."""
         layers = [tmp_path / f"layer-{number:03}-{'x' * 60}" for number in range(100)]
