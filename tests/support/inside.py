@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import namespace
-from kernel.fd import Fd, memory
+from kernel.fd import Fd, memory, open_path
 from kernel.program import Program
 from runtime.container import ground, init
 from runtime.container.descriptors import FIRST_PRESERVED, Descriptor
 from runtime.container.failure import describe_failure
-from runtime.container.ground_binds import open_root
+from runtime.container.ground_binds import open_null_device, open_root
 from runtime.container.seccomp import compile_filter
 from runtime.errors import StartFailed
 from runtime.spec import defaults, schema
@@ -117,7 +117,9 @@ def execute(program: Program, files: Mapping[int, Fd]) -> str:
 
 
 def open_null() -> Fd:
-    return Fd(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+    """The null device on a read-only mount of its own: the streams are given to the container's user."""
+    with open_null_device() as mount:
+        return open_path(f"/proc/self/fd/{mount.fileno()}", os.O_RDWR)
 
 
 def make_node(directory: Path) -> Node:
