@@ -16,14 +16,12 @@ What a run that was killed left behind is swept by the next one.
 from __future__ import annotations
 
 import fcntl
-import functools
 import os
-import shutil
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -32,6 +30,7 @@ from kernel import mount
 from kernel._linux import lib
 from kernel.errors import check
 from kernel.fd import open_path
+from kernel.filesystem import remove_tree
 from kernel.mountinfo import load_mountinfo
 from tests.support import cgroup
 
@@ -63,9 +62,9 @@ def isolated() -> Iterator[Run]:
     """
     name = f"{PREFIX}{os.getpid()}-{time.time_ns():x}"
     with ExitStack() as undo:
-        undo.enter_context(_claimed(TOP, name, functools.partial(shutil.rmtree, ignore_errors=True)))
+        undo.enter_context(_claimed(TOP, name, _sweep))
         directory = TOP / name
-        undo.callback(shutil.rmtree, directory)
+        undo.callback(_remove, directory)
         is_root = os.geteuid() == 0
         if is_root:
             check(lib.prctl(lib.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
@@ -90,6 +89,18 @@ def _claimed(parent: Path, name: str, remove: Callable[[Path], None]) -> Iterato
         fcntl.flock(claim.fileno(), fcntl.LOCK_EX)
     with claim:
         yield
+
+
+def _remove(directory: Path) -> None:
+    """All of it, however deep: a test may nest directories deeper than Python recurses, or a path can say."""
+    with open_path(directory.parent, os.O_DIRECTORY) as parent:
+        remove_tree(parent, directory.name)
+
+
+def _sweep(directory: Path) -> None:
+    """As much of it as there are rights to: what another run left is no reason to fail this one."""
+    with suppress(OSError):
+        _remove(directory)
 
 
 def _is_abandoned(directory: Path) -> bool:

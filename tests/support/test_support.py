@@ -191,6 +191,12 @@ class TestIsolation:
         assert left.is_dir()
         assert cgroup.all_processes(group) == {second}
         kill(second)
+        here = os.open(left, os.O_PATH)
+        for _ in range(sys.getrecursionlimit() + 100):  # deeper than shutil.rmtree gets
+            os.mkdir("deep", dir_fd=here)
+            above, here = here, os.open("deep", os.O_PATH, dir_fd=here)
+            os.close(above)
+        os.close(here)
         third, directory = start_a_run()
         assert not left.exists()
         assert not group.exists()
