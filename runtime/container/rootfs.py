@@ -167,10 +167,12 @@ def protect(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     for path in spec.linux.readonly_paths:
         _write_protect(steps, facts, path)
     in_use: set[bool] = set()
-    for path, is_directory in facts.masked:
+    # Those first of which it is known that they are there: what covers them can be copied on any kernel from then on.
+    for path, is_directory in sorted(facts.masked, key=lambda masked: masked[1] is None):
         for kind in (True, False) if is_directory is None else (is_directory,):
             _mask(steps, facts, path, is_directory=kind, is_first=kind not in in_use, is_known=is_directory is not None)
-            in_use.add(kind)
+            if is_directory is not None or not kind:  # an empty directory that may have covered nothing is not used again
+                in_use.add(kind)
     _set_propagation(steps, spec.linux.rootfs_propagation)
 
 
@@ -186,7 +188,10 @@ def _mask(steps: Program, facts: Facts, path: str, *, is_directory: bool, is_fir
 
 
 def _cover(steps: Program, facts: Facts, path: str, *, is_directory: bool, is_first: bool) -> Slot | int:
-    """What hides *path*: first the original, then copies (before 6.15 a detached mount cannot be copied)."""
+    """What hides *path*: first the original, then copies (before 6.15 a detached mount cannot be copied).
+
+    Where no file is known to be there, the second that may be one is refused by such a kernel: EINVAL.
+    """
     if is_directory:
         if is_first:
             _empty_file_system(steps, facts)
