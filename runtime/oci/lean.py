@@ -64,5 +64,6 @@ def import_lean() -> None:
 
 def give_back() -> None:
     """Let who asks for dataclasses from now on have the real one."""
-    if sys.modules.get("dataclasses") is sys.modules.get("runtime.oci.records"):
+    standing_in = sys.modules.get("runtime.oci.records")
+    if standing_in is not None and sys.modules.get("dataclasses") is standing_in:
         del sys.modules["dataclasses"]
