@@ -117,9 +117,15 @@ def execute(program: Program, files: Mapping[int, Fd]) -> str:
 
 
 def open_null() -> Fd:
-    """The null device on a read-only mount of its own: the streams are given to the container's user."""
-    with open_null_device() as mount:
-        return open_path(f"/proc/self/fd/{mount.fileno()}", os.O_RDWR)
+    """The null device on a read-only mount of its own: the streams are given to the container's user.
+
+    Whoever may not mount may not give it away either.
+    """
+    try:
+        with open_null_device() as mount:
+            return open_path(f"/proc/self/fd/{mount.fileno()}", os.O_RDWR)
+    except PermissionError:
+        return open_path("/dev/null", os.O_RDWR)
 
 
 def make_node(directory: Path) -> Node:

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,16 +185,14 @@ class Container:
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        living = set(self.pids)
-        wait.until(lambda: _all_ended(living), 5, f"the end of processes {self.pids}")
+        wait.until(lambda: _all_ended(self.pids), 5, f"the end of processes {self.pids}")
         for name in os.listdir(self.root) if self.root.exists() else ():
             self.call("delete", "--force", name, expect=None)
 
 
-def _all_ended(living: set[int]) -> bool:
-    """Reap what has ended; whether nobody is left of *living*."""
+def _all_ended(pids: Iterable[int]) -> bool:
+    """Reap what has ended; whether none of *pids* is left, which others may have reaped before."""
     with suppress(ChildProcessError):
-        while ended := os.waitpid(-1, os.WNOHANG)[0]:
-            living.discard(ended)
-        return not living
-    return True
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return not any(os.path.exists(f"/proc/{pid}") for pid in pids)
