@@ -11,7 +11,7 @@ import pytest
 
 from kernel import mount
 from kernel.cgroup import Cgroup
-from kernel.fd import Fd, eventfd, open_path, pipe
+from kernel.fd import Fd, eventfd, pipe
 from kernel.program import Flags, Program, Step
 from kernel.report import Outcome
 from runtime.container import ground, init
@@ -21,7 +21,7 @@ from runtime.spec import schema
 from tests.kernel.test_stepper import same
 from tests.runtime.container.test_shell import as_a_user, spec, write_bundle
 from tests.runtime.container.test_sketch import joined, with_a_terminal
-from tests.support import cgroup, launch
+from tests.support import cgroup, inside, launch
 
 Run = Callable[..., tuple[Outcome, int]]
 NOWHERE = (Flags(("AT_FDCWD",)), "/nonexistent", 0, 0)
@@ -56,7 +56,7 @@ def prepared_program(wanted: schema.Spec, bundle: Path, group: Cgroup) -> Iterat
         start = opened.enter_context(eventfd())
         os.eventfd_write(start.fileno(), 1)
         reader, writer = map(opened.enter_context, pipe())
-        null = opened.enter_context(open_path(os.devnull, os.O_RDWR))
+        null = opened.enter_context(inside.open_null())
         stdio = null if prepared.terminal is None else prepared.terminal.slave
         descriptors: dict[int, Fd] = {
             **prepared.descriptors,
