@@ -83,7 +83,7 @@ def test_a_shell_is_typed_to_and_leaves_the_terminal_as_it_was(oci: CommandLine,
         running.send_signal(signal.SIGWINCH)
         screen.type(b"while [ \"$(stty size)\" != '11 22' ]; do sleep 0.05; done; echo re''sized\n")
         screen.wait_for(b"resized")
-        screen.type(b"echo st''art; sleep 1000\n")
+        screen.type(b"sh -c \"echo st''art; exec sleep 1000\"\n")  # said by whom ^C is for
         screen.wait_for(b"start")
         screen.type(b"\x03")  # to the container's foreground process, not to ours
         screen.type(b"exit 9\n")
