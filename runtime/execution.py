@@ -9,6 +9,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def exec_sync(
     try:
         _make_place(container, run_dir, cgroup)
         with memory("stdout", b"", seal=False) as stdout, memory("stderr", b"", seal=False) as stderr:
-            _launch(context, container, process_id, arguments, run_dir, cgroup.open(), (stdout, stderr))
+            with _told_when_gone(container):
+                _launch(context, container, process_id, arguments, run_dir, cgroup, (stdout, stderr))
             code = _wait(context, process_id, timeout_seconds, cancelled)
             if code is None and cancelled is not None and cancelled.is_set():
                 raise Cancelled(f"exec {arguments[0]} in {container.config.name}: the caller went away; killed")
@@ -115,19 +117,29 @@ def _make_place(container: Container, run_dir: Path, cgroup: Cgroup) -> None:
         raise ContainerNotRunning(f"exec: container {container.config.name} has just ended") from None
 
 
+@contextlib.contextmanager
+def _told_when_gone(container: Container) -> Iterator[None]:
+    """What a launch misses because the container ended, and took its directory and cgroup along, is told as that."""
+    try:
+        yield
+    except (OSError, KerneletError):
+        _pidfd_of(container).close()
+        raise
+
+
 def _launch(
     context: Context,
     container: Container,
     process_id: str,
     arguments: list[str],
     run_dir: Path,
-    cgroup: Fd,
+    cgroup: Cgroup,
     sinks: tuple[Fd, Fd],
 ) -> None:
     process = _process_of(container, arguments)
     seccomp = container.config.spec.linux.seccomp
     code = compile_filter(seccomp) if seccomp else None
-    with _pidfd_of(container) as pidfd, cgroup, share_procfs() as procfs:
+    with _pidfd_of(container) as pidfd, cgroup.open() as into, share_procfs() as procfs:
         entrance = join.Entrance(KINDS, last_capability(), grantable=read_sets()[1])
         program = join.program(f"exec in {container.config.name}", process, entrance, filter.of(seccomp, code))
         launched, report = context.monitor.launch(
@@ -136,7 +148,7 @@ def _launch(
             program,
             run_dir=run_dir,
             name="kernelet:exec",
-            descriptors={join.CONTAINER: pidfd, join.PROCFS: procfs, Descriptor.CGROUP: cgroup},
+            descriptors={join.CONTAINER: pidfd, join.PROCFS: procfs, Descriptor.CGROUP: into},
             sinks=sinks,
             output="capture",
             limit=OUTPUT_LIMIT,
