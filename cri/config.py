@@ -1,30 +1,45 @@
 """kernelet.toml to frozen dataclasses.  Every value has a default: an absent file is an empty one.
 
-root_dir = "/var/lib/kernelet"
-run_dir = "/run/kernelet"
-socket = "/run/kernelet/kernelet.sock"
-cgroup_parent = "/kernelet"          # for pods that name no cgroup of their own
+# Kernelet's configuration: every key, with its default.  A key that is not here is an error.
+#
+# Files in kernelet.toml.d/ beside this one whose names end in .toml are read too, in the order of their names;
+# what a later one says takes the place of what an earlier one said, key by key.
+# "kernelet config check" reads all of it as the daemon would, and names what is wrong.
+# After "systemctl reload kernelet" (SIGHUP), the keys marked "reload" apply at once; the daemon's log says
+# which others changed and wait for a restart.  Containers run on over a restart.
+
+root_dir = "/var/lib/kernelet"            # images, writable layers, the database: what survives a reboot
+run_dir = "/run/kernelet"                 # namespaces, sockets, what runs now: what does not
+# socket = "/run/kernelet/kernelet.sock"  # where a kubelet finds the daemon; by default in run_dir
+cgroup_parent = "/kernelet"               # for pods that name no cgroup of their own
+
+[log]
+level = "info"                            # reload.  debug, info, warning or error; debug: also what is asked every second
+format = "text"                           # reload.  text: name=value; json: one object a line
 
 [network]
-bridge = "kernelet0"
-subnet = "10.85.0.0/16"
+bridge = "kernelet0"                      # the link that the pods of this node are on
+subnet = "10.85.0.0/16"                   # their addresses
 
 [registry]
-insecure = ["registry.lan:5000"]     # plain http; localhost needs no entry
+insecure = []                             # reload.  hosts asked by plain http, as "registry.lan:5000"; localhost needs no entry
 
-[registry.mirrors]
-"docker.io" = "https://mirror.lan"
+[registry.mirrors]                        # reload.  where to ask instead, by the host in an image's name
+# "docker.io" = "https://mirror.lan"
 """
 
 from __future__ import annotations
 
 import ipaddress
+import textwrap
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cri import toml
+from cri.toml import Reader
 from runtime.errors import InvalidArgument
 from runtime.paths import Paths
 
@@ -32,8 +47,16 @@ DEFAULT_PATH = Path("/etc/kernelet/kernelet.toml")
 
 #: IFNAMSIZ without the closing NUL.
 LINK_NAME_LIMIT = 15
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("text", "json")
 
 _SUBNET = ipaddress.IPv4Network("10.85.0.0/16")
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    level: str = "info"
+    format: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +77,7 @@ class Config:
     run_dir: Path = Paths().run_dir
     socket: Path = Paths().socket
     cgroup_parent: str = "/kernelet"
+    log: LogConfig = LogConfig()
     network: NetworkConfig = NetworkConfig()
     registry: RegistryConfig = RegistryConfig()
 
@@ -62,102 +86,117 @@ class Config:
         return Paths(root_dir=self.root_dir, run_dir=self.run_dir)
 
 
+def document() -> str:
+    """The text of a configuration file that says what is the default anyway, each key with a comment."""
+    assert __doc__ is not None
+    return textwrap.dedent(__doc__.partition("\n\n")[2])
+
+
 def load(path: Path | None) -> Config:
-    """The configuration in the file at *path*; without one, in the default file if that is there.
+    """The configuration in the file at *path* and its drop-ins; without one, in the default file if that is there.
 
     Raises InvalidArgument, naming file and key.
     """
     chosen = path or DEFAULT_PATH
+    merged: dict[str, Any] = {}
+    for file in files(chosen, required=path is not None):
+        try:
+            table = _read(file)
+            build(table)  # alone, so that what is wrong in it is told with its name
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{file}: {error}") from None
+        merged = toml.merge(merged, table)
     try:
-        text = chosen.read_text()
-    except FileNotFoundError:
-        if path is not None:
-            raise InvalidArgument(f"{path}: no such file") from None
-        return Config()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{chosen}: {error}") from None
-    try:
-        return parse(text)
+        return build(merged)
     except InvalidArgument as error:
-        raise InvalidArgument(f"{chosen}: {error}") from None
+        raise InvalidArgument(f"{chosen} with its drop-ins: {error}") from None
+
+
+def files(path: Path, *, required: bool = False) -> list[Path]:
+    """The configuration file *path*, if it is there, and its drop-ins, the one that counts least first.
+
+    Raises InvalidArgument when it is *required* and not there, or when its drop-ins cannot be listed.
+    """
+    if required and not path.exists():
+        raise InvalidArgument(f"{path}: no such file")
+    directory = path.with_name(f"{path.name}.d")
+    try:
+        dropins = sorted(each for each in directory.iterdir() if each.suffix == ".toml")
+    except FileNotFoundError:
+        dropins = []
+    except OSError as error:
+        raise InvalidArgument(f"{directory}: {(error.strerror or str(error)).lower()}") from None
+    return [each for each in (path, *dropins) if each in dropins or each.exists()]
 
 
 def parse(text: str) -> Config:
-    """The configuration in *text* (TOML).  An unknown key is an error: it is a typing error that would do nothing."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidArgument(f"not TOML: {error}") from None
-    _known(table, Config, "")
-    default = Config()
-    run_dir = _path(table, "run_dir", default.run_dir)
+    """The configuration in *text* (TOML).  Raises InvalidArgument, naming the key."""
+    return build(_parsed(text))
+
+
+def build(table: Mapping[str, Any]) -> Config:
+    """The configuration that *table* says."""
+    read, default = Reader(table, Config), Config()
+    run_dir = read.path("run_dir", default.run_dir)
     return Config(
-        root_dir=_path(table, "root_dir", default.root_dir),
+        root_dir=read.path("root_dir", default.root_dir),
         run_dir=run_dir,
         # The socket goes with the run dir unless it is given.
-        socket=_path(table, "socket", run_dir / default.socket.name),
-        cgroup_parent=_cgroup(_string(table, "cgroup_parent", "", default.cgroup_parent)),
-        network=_network(_table(table, "network")),
-        registry=_registry(_table(table, "registry")),
+        socket=read.path("socket", run_dir / default.socket.name),
+        cgroup_parent=_cgroup(read, "cgroup_parent", default.cgroup_parent),
+        log=_log(Reader(read.table("log"), LogConfig, "log.")),
+        network=_network(Reader(read.table("network"), NetworkConfig, "network.")),
+        registry=_registry(Reader(read.table("registry"), RegistryConfig, "registry.")),
     )
 
 
-def _network(table: dict[str, Any]) -> NetworkConfig:
-    _known(table, NetworkConfig, "network.")
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"not text: {error}") from None
+    except OSError as error:
+        raise InvalidArgument((error.strerror or str(error)).lower()) from None
+    return _parsed(text)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidArgument(f"not TOML: {error}") from None
+
+
+def _log(read: Reader) -> LogConfig:
+    default = LogConfig()
+    return LogConfig(level=read.choice("level", default.level, LEVELS), format=read.choice("format", default.format, FORMATS))
+
+
+def _network(read: Reader) -> NetworkConfig:
     default = NetworkConfig()
-    bridge = _string(table, "bridge", "network.", default.bridge)
+    bridge = read.string("bridge", default.bridge)
     if not 0 < len(bridge) <= LINK_NAME_LIMIT or not bridge.replace("-", "").replace("_", "").isalnum():
-        raise InvalidArgument(f"network.bridge: {bridge!r} is not the name of a link ({LINK_NAME_LIMIT} letters at most)")
-    subnet = _string(table, "subnet", "network.", str(default.subnet))
+        raise read.wrong("bridge", f"{bridge!r} is not the name of a link ({LINK_NAME_LIMIT} letters at most)")
+    subnet = read.string("subnet", str(default.subnet))
     try:
         parsed = ipaddress.IPv4Network(subnet)
     except ValueError as error:
-        raise InvalidArgument(f"network.subnet: {error}") from None
+        raise read.wrong("subnet", str(error)) from None
     if parsed.prefixlen > 30:
-        raise InvalidArgument(f"network.subnet: {subnet} has no room for pods")
+        raise read.wrong("subnet", f"{subnet} has no room for pods")
     return NetworkConfig(bridge=bridge, subnet=parsed)
 
 
-def _registry(table: dict[str, Any]) -> RegistryConfig:
-    _known(table, RegistryConfig, "registry.")
-    mirrors = _table(table, "mirrors")
+def _registry(read: Reader) -> RegistryConfig:
+    mirrors = read.table("mirrors")
     for host, url in mirrors.items():
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise InvalidArgument(f"registry.mirrors.{host!r}: {url!r} is not an http or https address")
-    insecure = table.get("insecure", [])
-    if not isinstance(insecure, list) or not all(isinstance(host, str) for host in insecure):
-        raise InvalidArgument("registry.insecure: not a list of hosts")
-    return RegistryConfig(mirrors=mirrors, insecure=tuple(insecure))
+            raise read.wrong(f"mirrors.{host!r}", f"{url!r} is not an http or https address")
+    return RegistryConfig(mirrors=mirrors, insecure=read.strings("insecure", (), "hosts"))
 
 
-def _known(table: Mapping[str, Any], kind: type[Any], where: str) -> None:
-    unknown = sorted(set(table) - {known.name for known in fields(kind)})
-    if unknown:
-        raise InvalidArgument(f"{where}{unknown[0]}: unknown key")
-
-
-def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = table.get(key, {})
-    if not isinstance(value, dict):
-        raise InvalidArgument(f"{key}: not a table")
-    return value
-
-
-def _string(table: Mapping[str, Any], key: str, where: str, default: str) -> str:
-    value = table.get(key, default)
-    if not isinstance(value, str):
-        raise InvalidArgument(f"{where}{key}: not a string")
-    return value
-
-
-def _path(table: Mapping[str, Any], key: str, default: Path) -> Path:
-    path = Path(_string(table, key, "", str(default)))
-    if not path.is_absolute():
-        raise InvalidArgument(f"{key}: {str(path)!r} is not an absolute path")
-    return path
-
-
-def _cgroup(path: str) -> str:
+def _cgroup(read: Reader, key: str, default: str) -> str:
+    path = read.string(key, default)
     if not path.startswith("/") or path == "/" or ".." in path.split("/"):
-        raise InvalidArgument(f"cgroup_parent: {path!r} is not the absolute path of a cgroup below the root")
+        raise read.wrong(key, f"{path!r} is not the absolute path of a cgroup below the root")
     return path.rstrip("/")

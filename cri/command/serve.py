@@ -26,7 +26,7 @@ def run_serve(options: argparse.Namespace) -> NoReturn:
     chosen = config.load(options.config)
     if options.socket is not None:
         chosen = dataclasses.replace(chosen, socket=options.socket.absolute())
-    daemon.set_up_logging(logging.DEBUG if options.verbose else logging.INFO)
+    daemon.set_up_logging(logging.DEBUG if options.verbose else logging.getLevelNamesMapping()[chosen.log.level.upper()])
     daemon.run(chosen)
     # A thread that waits for somebody's process would keep the interpreter from ending; the node is let
     # go of, and all that matters is on the disk.

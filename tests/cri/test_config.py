@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-import textwrap
+import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ def test_every_key() -> None:
         run_dir = "/run/k"
         socket = "/run/k/cri.sock"
         cgroup_parent = "/pods/"
+        [log]
+        level = "warning"
+        format = "json"
         [network]
         bridge = "k-0"
         subnet = "10.1.0.0/24"
@@ -38,6 +42,7 @@ def test_every_key() -> None:
         run_dir=Path("/run/k"),
         socket=Path("/run/k/cri.sock"),
         cgroup_parent="/pods",
+        log=config.LogConfig(level="warning", format="json"),
         network=config.NetworkConfig(bridge="k-0", subnet=ipaddress.IPv4Network("10.1.0.0/24")),
         registry=config.RegistryConfig(mirrors={"docker.io": "https://mirror"}, insecure=("a:5000",)),
     )
@@ -57,6 +62,7 @@ def test_the_socket_goes_with_the_run_dir() -> None:
         ("root_dir = 'a'", "root_dir: 'a' is not an absolute path"),
         ("root_dir = 5", "root_dir: not a string"),
         ("network = 5", "network: not a table"),
+        ("[log]\nlevel = 'loud'", "log.level: 'loud' is none of debug, info, warning, error"),
         ("cgroup_parent = '/'", "cgroup_parent: '/'"),
         ("cgroup_parent = '/a/../b'", "cgroup_parent"),
         ("[network]\nbridge = 'a b'", "network.bridge: 'a b' is not the name of a link"),
@@ -84,9 +90,36 @@ def test_the_file_is_named_too(tmp_path: Path) -> None:
     assert config.load(file).run_dir == Path("/run/x")
 
 
-def test_the_example_in_the_docstring_is_right() -> None:
-    assert config.__doc__ is not None
-    example = textwrap.dedent(config.__doc__.partition("\n\n")[2])
-    parsed = config.parse(example)
-    assert (parsed.root_dir, parsed.network) == (config.Config().root_dir, config.NetworkConfig())
-    assert parsed.registry.mirrors == {"docker.io": "https://mirror.lan"}
+def test_the_document_says_the_default_and_has_every_key() -> None:
+    assert config.parse(config.document()) == config.Config()
+    for section in (config.Config, *(type(value) for value in vars_of(config.Config()) if is_dataclass(value))):
+        for key in fields(section):
+            assert re.search(rf'^(# )?"?{key.name}"? = |^\[(\w+\.)?{key.name}\]', config.document(), re.MULTILINE), key.name
+
+
+def vars_of(value: config.Config) -> list[object]:
+    return [getattr(value, each.name) for each in fields(value)]
+
+
+def test_drop_ins_are_merged_in_the_order_of_their_names(tmp_path: Path) -> None:
+    file, dropins = tmp_path / "kernelet.toml", tmp_path / "kernelet.toml.d"
+    dropins.mkdir()
+    file.write_text('cgroup_parent = "/a"\n[network]\nbridge = "k-0"\n[registry.mirrors]\n"a" = "http://a"\n')
+    (dropins / "20-b.toml").write_text('cgroup_parent = "/b"\n[registry.mirrors]\n"b" = "http://b"\n')
+    (dropins / "10-c.toml").write_text('cgroup_parent = "/c"\n[network]\nsubnet = "10.1.0.0/24"\n')
+    (dropins / "30-d.toml.off").write_text("nonsense")
+    loaded = config.load(file)
+    assert loaded.cgroup_parent == "/b"
+    assert loaded.network == config.NetworkConfig("k-0", ipaddress.IPv4Network("10.1.0.0/24"))
+    assert loaded.registry.mirrors == {"a": "http://a", "b": "http://b"}
+    (dropins / "15.toml").write_text("[network]\nbrigde = ''")
+    with pytest.raises(InvalidArgument, match=rf"^{dropins}/15.toml: network.brigde: unknown key$"):
+        config.load(file)
+
+
+def test_drop_ins_count_without_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "kernelet.toml")
+    assert config.load(None) == config.Config()
+    (tmp_path / "kernelet.toml.d").mkdir()
+    (tmp_path / "kernelet.toml.d" / "a.toml").write_text('[log]\nlevel = "debug"\n')
+    assert config.load(None).log.level == "debug"
