@@ -10,27 +10,27 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
-import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
+from cri import lines
 from cri.config import Config
 from cri.containers import Containers
 from cri.dispatch import Dispatch
 from cri.execution import Execution
 from cri.images import ImageRpcs
 from cri.node import Node, Puller
+from cri.puller import RegistryPuller
+from cri.reload import Reloader
 from cri.sandboxes import Sandboxes
 from cri.server import IMAGE, RUNTIME, Server
 from cri.services import image_service, runtime_service
 from cri.status import Status
+from cri.subject import NOBODY, Finder
+from cri.systemd import ServiceManager, watch
 from runtime import lock
-from runtime.image.auth import Credentials
-from runtime.image.pull import pull
-from runtime.image.records import Image
-from runtime.image.registry import Registry
-from runtime.image.store import ImageStore
+from runtime.container.state import ContainerState
 from runtime.node import Node as RuntimeNode
+from runtime.sandbox.state import SandboxState
 
 #: How long calls under way may take when the daemon stops; containers are not touched.
 GRACE_SECONDS = 5.0
@@ -38,8 +38,13 @@ GRACE_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
-def run(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT.  Raises WrongState when another daemon has the run directory."""
+def run(config: Config, reread: Callable[[], Config], *, verbose: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; *reread* reads the configuration again, for SIGHUP.
+
+    Raises WrongState when another daemon has the run directory.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet
+    lines.set_up(config.log, NOBODY, verbose=verbose)
     config.paths.prepare()
     with lock.take(config.paths.lock):
         node = RuntimeNode(
@@ -49,20 +54,17 @@ def run(config: Config) -> None:
             cgroup_parent=config.cgroup_parent,
         )
         try:
+            finder = Finder(node)
+            lines.set_up(config.log, finder, verbose=verbose)
             node.start()
-            asyncio.run(_serve_until_told(config, node, puller(config, node.images)))
+            pull_image = RegistryPuller(config, node.images)
+            applied = {
+                "log": lambda new: lines.set_up(new.log, finder, verbose=verbose),
+                "registry": pull_image.configure,
+            }
+            asyncio.run(_serve_until_told(Reloader(config, reread, applied), node, pull_image))
         finally:
             node.close()
-
-
-def puller(config: Config, images: ImageStore) -> Puller:
-    """Pulls into *images* from the registries as they are configured."""
-    registry = Registry(mirrors=config.registry.mirrors, plain_hosts=config.registry.insecure)
-
-    def pull_image(reference: str, credentials: Credentials | None, cancelled: threading.Event) -> Image:
-        return pull(images, registry, reference, credentials=credentials, cancelled=cancelled)
-
-    return pull_image
 
 
 @contextlib.asynccontextmanager
@@ -77,6 +79,7 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
             RUNTIME: runtime_service(dispatch, Sandboxes(node), Containers(node), Execution(node), status),
             IMAGE: image_service(dispatch, ImageRpcs(node.images, pull_image, config.root_dir)),
         },
+        Finder(node),
     )
     try:
         await server.start()
@@ -86,17 +89,28 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
         dispatch.close()
 
 
-async def _serve_until_told(config: Config, node: Node, pull_image: Puller) -> None:
-    told = asyncio.Event()
+async def _serve_until_told(reloader: Reloader, node: RuntimeNode, pull_image: Puller) -> None:
+    told, manager = asyncio.Event(), ServiceManager()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    async with serving(config, node, pull_image):
+
+    def reload() -> None:
+        manager.reloading()
+        manager.ready(reloader.reload())
+
+    def describe() -> str:
+        ready = sum(sandbox.state is SandboxState.READY for sandbox in node.sandboxes())
+        running = sum(container.state is ContainerState.RUNNING for container in node.containers())
+        return f"serving {ready} pods, {running} containers run"
+
+    config = reloader.running
+    async with serving(config, node, pull_image), asyncio.TaskGroup() as tasks:
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        watching = tasks.create_task(watch(manager, node.faults, describe))
         log.info("listening on %s", config.socket)
+        manager.ready(describe())
         await told.wait()
+        manager.stopping()
         log.info("stopping; containers run on")
-
-
-def set_up_logging(level: int) -> None:
-    """One line per event on stderr, where a service manager adds the time and keeps it."""
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s %(message)s")
+        watching.cancel()

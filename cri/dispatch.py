@@ -8,11 +8,13 @@ their own: sixty-four slow probes must not keep a pod from starting.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from runtime.errors import Unsupported, WrongState
@@ -65,7 +67,7 @@ class Dispatch:
 
         async def handler(request: Request) -> Response:
             cancelled = threading.Event()
-            future = asyncio.get_running_loop().run_in_executor(self._wait, body, request, cancelled)
+            future = asyncio.get_running_loop().run_in_executor(self._wait, _in_context(body), request, cancelled)
             try:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
@@ -104,7 +106,7 @@ class Dispatch:
         self._wait.shutdown(wait=False, cancel_futures=True)
 
     def _take_off(self, name: Hashable, request: Request, body: Callable[[Request], Response]) -> _Flight:
-        flight = _Flight(request, asyncio.get_running_loop().run_in_executor(self._work, body, request))
+        flight = _Flight(request, asyncio.get_running_loop().run_in_executor(self._work, _in_context(body), request))
 
         def landed(future: asyncio.Future[Any]) -> None:
             del self._flights[name]
@@ -127,9 +129,14 @@ def not_yet(what: str) -> Handler:
 
 def _in_pool(pool: ThreadPoolExecutor, body: Callable[[Request], Response]) -> Handler:
     async def handler(request: Request) -> Response:
-        return await asyncio.get_running_loop().run_in_executor(pool, body, request)
+        return await asyncio.get_running_loop().run_in_executor(pool, _in_context(body), request)
 
     return handler
+
+
+def _in_context(body: Callable[..., Response]) -> Callable[..., Response]:
+    """*body* as a thread is to run it: with the caller's context variables, which say what its log lines are about."""
+    return partial(contextvars.copy_context().run, body)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,8 @@ import grpc.aio
 
 from cri.dispatch import Handler
 from cri.errors import code_of, message_of
+from cri.lines import pairs
+from cri.subject import NOBODY, Finder, Subject, current, of_request
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
@@ -27,25 +28,28 @@ Behaviour = Callable[[Any, Context], Awaitable[Any]]
 #: as RESOURCE_EXHAUSTED.
 MESSAGE_LIMIT_BYTES = 6000
 
-#: Fields that say what an RPC is about, in the order of looking.
-_SUBJECTS = ("pod_sandbox_id", "container_id")
+_IDS = {"pod_sandbox_id": "sandbox_id", "container_id": "container_id"}
 _QUIET = ("List", "Status", "Version", "ImageFsInfo", "RuntimeConfig")
 
 log = logging.getLogger("cri.rpc")
 _numbers = itertools.count(1)
 
 
-def guard(rpc: str, handler: Handler) -> Behaviour:
-    """What gRPC calls for *rpc*: *handler*, with its exceptions as statuses."""
+def guard(rpc: str, handler: Handler, finder: Finder = NOBODY) -> Behaviour:
+    """What gRPC calls for *rpc*: *handler*, with its exceptions as statuses; *finder* knows whose an id is."""
     is_quiet = rpc.startswith(_QUIET) or rpc.endswith("Status")
 
     async def behaviour(request: Any, context: Context) -> Any:
         number, begun = next(_numbers), time.monotonic()
+        # Now: of what is removed nobody will know the name.
+        about = of_request(request, finder)
+        current.set(about)
 
         def report(level: int, code: grpc.StatusCode, message: str = "", *, trace: bool = False) -> None:
             if log.isEnabledFor(level):
                 took_ms = (time.monotonic() - begun) * 1000
-                log.log(level, line(rpc, number, subject(request), code, took_ms, message), exc_info=trace)
+                values = fields(rpc, number, about, request, code, took_ms, message)
+                log.log(level, pairs(values), exc_info=trace, extra={"fields": values})
 
         try:
             response = await handler(request)
@@ -64,26 +68,13 @@ def guard(rpc: str, handler: Handler) -> Behaviour:
     return behaviour
 
 
-def subject(request: Any) -> str:
-    """What *request* is about, as a person would say: namespace/pod, container, image, or an id's beginning."""
-    fields = request.DESCRIPTOR.fields_by_name
-    parts = []
-    if "sandbox_config" in fields and request.HasField("sandbox_config"):
-        parts.append(_pod(request.sandbox_config))
-    if "config" in fields and request.HasField("config"):
-        is_pod = "port_mappings" in request.config.DESCRIPTOR.fields_by_name
-        parts.append(_pod(request.config) if is_pod else request.config.metadata.name)
-    if not parts and "image" in fields and fields["image"].message_type is not None:
-        parts.append(request.image.image)
-    if not parts:
-        parts += [getattr(request, name)[:13] for name in _SUBJECTS if name in fields]
-    return "/".join(part for part in parts if part)
-
-
-def line(rpc: str, number: int, about: str, code: grpc.StatusCode, took_ms: float, message: str) -> str:
-    """One log line, name=value throughout."""
-    values = {"rpc": rpc, "call": number, "about": about, "code": code.name, "ms": f"{took_ms:.1f}", "error": message}
-    return " ".join(f"{name}={_quoted(value)}" for name, value in values.items() if value != "")
+def fields(
+    rpc: str, number: int, about: Subject, request: Any, code: grpc.StatusCode, took_ms: float, message: str
+) -> dict[str, object]:
+    """A call as the fields of a log line; *about* is followed by what else says what it was for."""
+    values: dict[str, object] = {"rpc": rpc, "call": number, **about.fields(), **_rest(request)}
+    values |= {"code": code.name, "ms": f"{took_ms:.1f}"}
+    return values | ({"error": message} if message else {})
 
 
 def clip(message: str, limit_bytes: int) -> str:
@@ -96,8 +87,12 @@ def clip(message: str, limit_bytes: int) -> str:
     return message
 
 
-def _pod(config: Any) -> str:
-    return f"{config.metadata.namespace}/{config.metadata.name}"
+def _rest(request: Any) -> dict[str, str]:
+    """The image that *request* names, and the beginnings of the ids in it."""
+    known = request.DESCRIPTOR.fields_by_name
+    image = request.image.image if "image" in known and known["image"].message_type is not None else ""
+    ids = {short: getattr(request, name)[:13] for name, short in _IDS.items() if name in known}
+    return {name: value for name, value in {"image": image, **ids}.items() if value}
 
 
 def _level(code: grpc.StatusCode) -> int:
@@ -105,8 +100,3 @@ def _level(code: grpc.StatusCode) -> int:
         return logging.ERROR
     # A question about what is gone, or for what is not there yet, is an ordinary one.
     return logging.INFO if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED) else logging.WARNING
-
-
-def _quoted(value: object) -> str:
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text.isprintable() or {" ", '"', "="} & set(text) else text

@@ -13,7 +13,7 @@ import threading
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
-from runtime import execution, history, lifecycle, recovery
+from runtime import execution, health, history, lifecycle, recovery
 from runtime.container.config import ContainerConfig
 from runtime.container.state import Container
 from runtime.context import Context
@@ -124,6 +124,10 @@ class Node:
     def controllers(self) -> frozenset[str]:
         """The cgroup v2 controllers that this node has."""
         return Cgroup(self._context.tree).controllers()
+
+    def faults(self) -> list[str]:
+        """What keeps this daemon from its work, in words; blocks for some seconds at most."""
+        return health.faults(self._store, self._context.monitor)
 
     # Operations.
 

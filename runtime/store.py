@@ -67,6 +67,11 @@ class Store:
         with self._lock:
             return self._connection.execute(query, parameters).fetchall()
 
+    def probe(self) -> None:
+        """Write something that changes nothing, down to the disk.  Raises sqlite3.Error when that cannot be."""
+        with self.transaction() as db:
+            db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
     def close(self) -> None:
         with self._lock:
             self._connection.close()

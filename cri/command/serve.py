@@ -23,11 +23,11 @@ def run_serve(options: argparse.Namespace) -> NoReturn:
     # The daemon's imports are the heaviest there are.
     from cri import daemon
 
-    chosen = config.load(options.config)
-    if options.socket is not None:
-        chosen = dataclasses.replace(chosen, socket=options.socket.absolute())
-    daemon.set_up_logging(logging.DEBUG if options.verbose else logging.getLevelNamesMapping()[chosen.log.level.upper()])
-    daemon.run(chosen)
+    def read() -> config.Config:
+        chosen = config.load(options.config)
+        return chosen if options.socket is None else dataclasses.replace(chosen, socket=options.socket.absolute())
+
+    daemon.run(read(), read, verbose=options.verbose)
     # A thread that waits for somebody's process would keep the interpreter from ending; the node is let
     # go of, and all that matters is on the disk.
     logging.shutdown()

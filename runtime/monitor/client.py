@@ -211,6 +211,18 @@ class MonitorClient:
         )
         return Standing(message["state"], message.get("pid", 0), message.get("code"), message.get("at_ns", 0))
 
+    def ping(self, timeout_seconds: float) -> None:
+        """Raises MonitorLost unless there is a monitor that answers in time."""
+        deadline = time.monotonic() + timeout_seconds
+        while self._settled.wait(max(0.0, deadline - time.monotonic())):
+            try:
+                self._ask({"op": "hello"}, timeout_seconds=max(0.1, deadline - time.monotonic()))
+                return
+            except MonitorLost:
+                if self._closing or time.monotonic() >= deadline:
+                    raise
+        raise MonitorLost(f"there has been none for {timeout_seconds:.0f} s")
+
     def known(self) -> tuple[list[str], list[Path]]:
         """The ids that the monitor watches, and the run directories of reapers that nobody has claimed."""
         message = self._ask({"op": "list"})
@@ -227,7 +239,7 @@ class MonitorClient:
                     raise
         raise MonitorLost(f"the node has had no monitor for {START_SECONDS:.0f} s; the daemon's log says why")
 
-    def _ask(self, message: Message, files: Sequence[Fd] = ()) -> Message:
+    def _ask(self, message: Message, files: Sequence[Fd] = (), *, timeout_seconds: float | None = None) -> Message:
         answer: Future[Message] = Future()
         with self._lock:
             connection = self._connection
@@ -246,7 +258,12 @@ class MonitorClient:
                 if self._connection is connection:
                     self._unsettle()
             raise MonitorLost(f"the monitor went away: {error.strerror}") from error
-        reply = answer.result()
+        try:
+            reply = answer.result(timeout_seconds)
+        except TimeoutError:
+            with self._lock:
+                self._pending.pop(sequence, None)
+            raise MonitorLost(f"the monitor has not answered for {timeout_seconds:.0f} s") from None
         if reply.get("unknown"):
             raise ProcessLookupError(reply["error"])
         if "error" in reply:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from cri.api import api_pb2 as api
 from cri.client import Client, container_status
@@ -84,3 +89,37 @@ def test_a_daemon_that_was_killed_is_followed_by_another(paths: Paths, run: isol
         assert paths.socket.exists()
     with serving(paths, run), Client(paths.socket) as client:
         assert len(client.call(api.ListImagesRequest(), api.ListImagesResponse).images) == 1
+
+
+@requires("root", "cgroup2")
+def test_a_service_manager_is_told_and_a_changed_configuration_is_read(
+    paths: Paths, run: isolation.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        address = str(paths.run_dir.parent / "notify")
+        manager.bind(address)
+        manager.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        monkeypatch.setenv("WATCHDOG_USEC", "150000")
+
+        def hear(wanted: str) -> str:
+            while not (said := manager.recv(4096).decode()).startswith(wanted):
+                assert said.startswith("WATCHDOG=1\n") or wanted.startswith("STATUS")
+            return said
+
+        with serving(paths, run) as daemon:
+            assert hear("READY=1") == "READY=1\nSTATUS=serving 0 pods, 0 containers run"
+            hear("WATCHDOG=1")
+            file = config_of(paths)
+            file.write_text('cgroup_parent = "/other"\n' + file.read_text() + '\n[log]\nformat = "json"\n')
+            os.kill(daemon.pid, signal.SIGHUP)
+            hear("RELOADING=1")
+            assert hear("READY=1").endswith("STATUS=reloaded: 1 applied, waiting for a restart: cgroup_parent")
+            wait.until(lambda: '"msg": "reload: 1 applied, waiting for a restart: cgroup_parent"' in daemon.log.read_text())
+            assert "not applied, needs a restart: pods run in it" in daemon.log.read_text()
+            os.kill(daemon.monitor_pid(), signal.SIGSTOP)
+            hear("STATUS=not well: ")
+            os.kill(daemon.monitor_pid(), signal.SIGCONT)
+            hear("WATCHDOG=1")
+            assert daemon.stop() == 0
+            hear("STOPPING=1")

@@ -17,7 +17,6 @@ from google.protobuf.message_factory import GetMessageClass
 from cri.api import api_pb2 as api
 from cri.client import Client
 from cri.dispatch import Handler
-from cri.interceptor import line, subject
 from cri.server import IMAGE, RUNTIME, Server, check_path, generic_handlers
 from runtime.errors import InvalidArgument, StartFailed, WrongState
 from tests.cri.conftest import Daemon
@@ -68,7 +67,7 @@ def test_a_bug_is_internal_and_has_its_traceback_in_the_log(daemon: Daemon, capl
     assert daemon.refused(daemon.pod) == (grpc.StatusCode.INTERNAL, "'oops'")
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.exc_info is not None
-    assert "rpc=RunPodSandbox" in record.getMessage() and "about=default/web" in record.getMessage()
+    assert "rpc=RunPodSandbox" in record.getMessage() and "namespace=default pod=web" in record.getMessage()
     # the traceback's frames hold the server, whose threads end with it
     record.exc_info = None
     caplog.clear()
@@ -95,23 +94,6 @@ def test_a_long_message_is_cut_to_fit_a_status(daemon: Daemon, character: str) -
 def test_a_large_request_is_taken(daemon: Daemon) -> None:
     annotations = {"a": "x" * (5 << 20)}
     assert daemon.pod(annotations=annotations)
-
-
-def test_the_subject_of_a_request() -> None:
-    metadata = api.PodSandboxMetadata(name="web", namespace="default")
-    pod = api.PodSandboxConfig(metadata=metadata)
-    container = api.ContainerConfig(metadata=api.ContainerMetadata(name="c"))
-    assert subject(api.RunPodSandboxRequest(config=pod)) == "default/web"
-    assert subject(api.CreateContainerRequest(config=container, sandbox_config=pod)) == "default/web/c"
-    assert subject(api.StopContainerRequest(container_id="f" * 64)) == "f" * 13
-    assert subject(api.PullImageRequest(image=api.ImageSpec(image="web"))) == "web"
-    assert subject(api.VersionRequest()) == ""
-
-
-def test_a_line_can_be_taken_apart_again() -> None:
-    text = line("PullImage", 7, 'a "b"', grpc.StatusCode.UNKNOWN, 1.25, "x\ny=z")
-    assert text == 'rpc=PullImage call=7 about="a \\"b\\"" code=UNKNOWN ms=1.2 error="x\\ny=z"'
-    assert line("Version", 8, "", grpc.StatusCode.OK, 0, "") == "rpc=Version call=8 code=OK ms=0.0"
 
 
 def test_a_table_must_be_the_services(daemon: Daemon) -> None:
