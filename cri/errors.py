@@ -22,6 +22,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     # A kubelet strips UNKNOWN to its bare message and looks at how that begins: "RegistryUnavailable: ...".
     errors.ImagePullFailed: grpc.StatusCode.UNKNOWN,
+    errors.UnitFailed: grpc.StatusCode.UNAVAILABLE,
     errors.StartFailed: grpc.StatusCode.UNKNOWN,
     errors.TimedOut: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,

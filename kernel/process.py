@@ -117,6 +117,13 @@ def reap(pid: int) -> None:
         os.waitpid(pid, 0)
 
 
+def end(pid: int) -> None:
+    """Kill the child *pid*, and reap it; nobody else does, so that the number is still its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    reap(pid)
+
+
 def executable_of(pid: int) -> str:
     """What /proc/PID/exe points at; empty when the process is gone or a kernel thread."""
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernel.cgroup import Cgroup
+from runtime.cgroups import Driver
 from runtime.errors import InvalidArgument
 from runtime.image.store import ImageStore
 from runtime.inventory import Inventory
@@ -30,8 +31,8 @@ class Context:
     """Have an end of a process recorded."""
     tree: Path
     """Where the cgroup v2 tree is mounted."""
-    default_parent: str = "/kernelet"
-    """The cgroup under which sandboxes go that name none."""
+    cgroups: Driver
+    """Makes and removes pods' cgroups."""
     stop_deadlines: dict[str, float] = field(default_factory=dict)
     """When a container that is being stopped is killed; a second stop may bring it forward."""
     starting: dict[str, list[Exited]] = field(default_factory=dict)

@@ -8,6 +8,7 @@ KerneletError
 ├── NotReady                 not in a state for this: SandboxNotReady, ContainerNotRunning, WrongState, AddressesExhausted
 ├── Unsupported              this node's kernel or this version lacks it: ControllerMissing
 ├── ImagePullFailed          RegistryUnavailable, RegistryRefused, DigestMismatch, LayerRefused
+├── UnitFailed               systemd, which makes the node's cgroups, refused; what it said
 ├── StartFailed              a step of a program failed; the step, errno and reason are in it
 │   └── HookFailed           a program of the node's that the spec asks for; which, and what it said
 ├── TimedOut                 ExecTimedOut
@@ -102,6 +103,10 @@ class DigestMismatch(ImagePullFailed):
 
 
 class LayerRefused(ImagePullFailed):
+    pass
+
+
+class UnitFailed(KerneletError):
     pass
 
 

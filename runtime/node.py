@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
 from runtime import execution, health, history, lifecycle, recovery
+from runtime.cgroups import Name
+from runtime.cgroups.drivers import driver
 from runtime.container.config import ContainerConfig
 from runtime.container.state import Container
 from runtime.context import Context
-from runtime.errors import MonitorLost
+from runtime.errors import KerneletError, MonitorLost
 from runtime.execution import ExecResult
 from runtime.image.store import ImageStore
 from runtime.inventory import Inventory
@@ -42,7 +43,13 @@ class Node:
     """One daemon's view of this machine."""
 
     def __init__(
-        self, paths: Paths, *, bridge: str = "kernelet0", subnet: IPv4Network = SUBNET, cgroup_parent: str = "/kernelet"
+        self,
+        paths: Paths,
+        *,
+        bridge: str = "kernelet0",
+        subnet: IPv4Network = SUBNET,
+        cgroup_parent: str = "/kernelet",
+        cgroup_driver: Name = "cgroupfs",
     ) -> None:
         paths.prepare()
         self.paths = paths
@@ -53,6 +60,7 @@ class Node:
         self._network = BridgeNetwork(self._store, name=bridge, subnet=subnet, state_dir=paths.run_dir)
         self._exits: queue.SimpleQueue[Exited | None] = queue.SimpleQueue()
         monitor = MonitorClient(paths, on_exit=self._exits.put, on_lost=self._replace_monitor)
+        tree = find_tree()
         self._context = Context(
             paths,
             inventory,
@@ -61,8 +69,8 @@ class Node:
             self._network,
             monitor,
             self._exits.put,
-            find_tree(),
-            default_parent=cgroup_parent.rstrip("/"),
+            tree,
+            driver(cgroup_driver, tree, cgroup_parent),
         )
         self._replacing = threading.Lock()
         self._closing = threading.Event()
@@ -72,7 +80,7 @@ class Node:
         """Find again what runs, finish or undo what was under way, and be ready for requests."""
         context = self._context
         namespaces.prepare(self.paths)
-        context.cgroup(context.default_parent).create()
+        context.cgroups.prepare()
         context.inventory.load()
         self._recorder.start()
         self._have_monitor(attempts=START_ATTEMPTS)
@@ -91,8 +99,8 @@ class Node:
             self._network.shutdown()
             with contextlib.suppress(OSError):
                 namespaces.release(self.paths)
-            with contextlib.suppress(OSError):
-                os.rmdir(self._context.cgroup(self._context.default_parent).path)
+            with contextlib.suppress(KerneletError):
+                self._context.cgroups.release()
         self._store.close()
 
     # What there is.

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from kernel.cgroup import Cgroup
 from kernel.process import executable_of
 from runtime import lifecycle, snapshot
 from runtime.container.state import ContainerState
@@ -163,13 +162,10 @@ def _sweep_execs(context: Context, container_id: str) -> None:
 
 
 def _sweep_cgroups(context: Context, alive: set[str]) -> None:
-    parent = context.cgroup(context.default_parent)
-    for name in _names(parent.path):
-        path = parent.path / name
-        if path.is_dir() and len(name) == 64 and name not in alive:
-            with _going_on(f"cgroup {path}"):
-                Cgroup(path).kill()
-                Cgroup(path).remove()
+    for sandbox_id, cgroup in context.cgroups.pods():
+        if sandbox_id not in alive:
+            with _going_on(f"cgroup {cgroup.path}"):
+                context.cgroups.remove(cgroup)
 
 
 def _names(directory: Path) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from kernel import mount
 from kernel.cgroup import Cgroup
 from runtime import history, lifecycle
+from runtime.cgroups import names_of
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
 from runtime.container.init import pause_program
@@ -38,7 +39,7 @@ def run(context: Context, config: SandboxConfig) -> str:
         return known.id
     inventory = context.inventory
     sandbox = Sandbox(id=inventory.new_id(), config=config, created_at_ns=inventory.now(), boot_id=boot_id())
-    sandbox.cgroup_parent = config.cgroup_parent.rstrip("/") or f"{context.default_parent}/{sandbox.id}"
+    sandbox.cgroup_parent = context.cgroups.pod_path(config.cgroup_parent, sandbox.id)
     sandbox.hostname = config.hostname or socket.gethostname()
     context.journal.begin(sandbox.id, RUN)
     with context.unrecorded(sandbox.id, lambda: take_over(context, sandbox, settled=True)):
@@ -125,8 +126,7 @@ def tear_down(context: Context, sandbox_id: str) -> None:
     namespaces.remove(context.paths, sandbox_id)
     files.remove_shm(context.paths, sandbox_id)
     for cgroup in cgroups_of(context, sandbox_id):
-        cgroup.kill()
-        cgroup.remove()
+        context.cgroups.remove(cgroup)
 
 
 def remove_files(context: Context, sandbox_id: str) -> None:
@@ -136,11 +136,12 @@ def remove_files(context: Context, sandbox_id: str) -> None:
 
 def cgroups_of(context: Context, owner: str) -> list[Cgroup]:
     """Every cgroup named after *owner*, wherever its pod's parent is: the name is the record."""
-    default = context.cgroup(context.default_parent) / owner
     sandbox = context.inventory.sandboxes.get(owner)
     if sandbox is not None:
-        return [context.cgroup(f"{sandbox.cgroup_parent}/{owner}"), default]
-    found = [Cgroup(Path(directory) / owner) for directory, names, _ in os.walk(context.tree) if owner in names]
+        own = context.cgroup(sandbox.cgroup_parent)
+        return [own / owner, *([own] if own.path.name in names_of(owner) else [])]
+    default = context.cgroup(context.cgroups.pod_path("", owner))
+    found = [Cgroup(Path(top) / name) for top, below, _ in os.walk(context.tree) for name in names_of(owner) & set(below)]
     return sorted({cgroup.path: cgroup for cgroup in (*found, default)}.values(), key=lambda cgroup: -len(cgroup.path.parts))
 
 
@@ -184,7 +185,7 @@ def _make(context: Context, sandbox: Sandbox) -> None:
     files.write(paths, sandbox.id, hostname=sandbox.hostname, addresses=ips, dns=dns)
     if has_ipc:
         files.mount_shm(paths, sandbox.id)
-    context.cgroup(sandbox.cgroup_parent).create()
+    context.cgroups.make_pod(sandbox.cgroup_parent)
     if config.namespaces.pid == "pod":
         sandbox.pause_pid = _start_pause(context, sandbox)
 
