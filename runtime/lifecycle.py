@@ -257,7 +257,7 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
         spec = complete_spec(paths, sandbox, container, root, target.pid if target else None)
         for mount in spec.mounts:
             require_shared(mount)
-        prepared = ground.prepare(spec, root, attach_point=paths.attach_point, in_cgroup=True, has_void=True)
+        prepared = ground.prepare(spec, root, attach_point=paths.attach_point, in_cgroup=True, by_monitor=True)
         opened.callback(prepared.close)
         if target is not None and not is_init_of(target):  # its pid namespace was opened by number: was it still it?
             raise ContainerNotRunning(f"create container {container.config.name}: {target.config.name} has just ended")

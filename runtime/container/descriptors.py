@@ -24,6 +24,9 @@ class Descriptor(IntEnum):
     CGROUP = 13
     INIT = 14  # pidfd of the new process
     VOID = 15  # a mount namespace with nothing in it
+    DEV = 16  # a tmpfs with devices, links and places, in no mount table (runtime.monitor.ready_dev)
+    DEVPTS = 17
+    EMPTY = 18  # an empty directory, likewise
 
 
 #: Namespaces, mounts and other things opened beforehand for one start.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runtime.container.descriptors import Descriptor
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedMount:
@@ -76,6 +78,8 @@ class Facts:
     """It has a mount namespace of its own, or a joined one; else it is confined to its root, which is in no mount table."""
     begins_empty: bool = False
     """The mount namespace begins as a copy of one that is empty (Descriptor.VOID), not as one of the node's."""
+    has_empty_directory: bool = False
+    """There is a mount of an empty directory to hide others with (Descriptor.EMPTY)."""
     in_cgroup: bool = True
     has_reaper: bool = True
     """The runner's parent half stays behind as the reaper; otherwise the new process is the child of who started the runner."""
@@ -95,3 +99,8 @@ class Facts:
     """Limits of the spec that are above the launcher's, which a user namespace has no right to raise."""
     is_rootless: bool = False
     """The launcher is itself in a user namespace, whose root may less than the node's: no other groups, perhaps."""
+
+    @property
+    def has_ready_dev(self) -> bool:
+        """Whether /dev is there with the links that programs expect (Descriptor.DEV)."""
+        return any(opened.descriptor == Descriptor.DEV for _, opened in self.opened)

@@ -23,6 +23,7 @@ from runtime.container.ground_binds import open_null_device, open_root
 from runtime.container.ground_mounts import Asked, Mounts
 from runtime.container.ground_tree import Tree
 from runtime.container.label import wants_label
+from runtime.container.rootfs_devices import has_standard_dev
 from runtime.errors import InvalidSpec, Unsupported
 from runtime.spec import schema
 
@@ -57,7 +58,7 @@ def prepare(
     keyring: str | None = "",
     can_pause: bool = False,
     pivots: bool = True,
-    has_void: bool = False,
+    by_monitor: bool = False,
     in_order: bool = False,
     exactly: bool = False,
     bundle: Path | None = None,
@@ -68,7 +69,7 @@ def prepare(
 
     The mounts of *spec* are written anew as they are meant: destinations and sources absolute, sources as of *bundle*,
     and destinations below *rootfs* taken from there.  *can_pause*: the caller sees to hooks, network devices and the
-    like when the program pauses for it.  *has_void*: whoever launches it has an empty mount namespace for it.
+    like when the program pauses for it.  *by_monitor*: whoever launches it has an empty mount namespace and a /dev for it.
     *in_order*: whoever looks at the container's mounts is to see them in the spec's order, for a few microseconds each.
     *exactly*: bind mounts get the flags that are said and no others, as from other command lines; else they keep what
     their sources have, nosuid for one.
@@ -83,8 +84,11 @@ def prepare(
         ground_mounts.settle(spec, bundle, rootfs)
         builder.open_namespaces()
         own_procfs = builder.open_procfs()
-        mounts = builder.lay_mounts(rootfs, cgroup, in_order=in_order, exactly=exactly)
-        devices = ground_devices.see_to(spec, mounts.tree, builder.keep, in_user_namespace=builder.user_namespace is not None)
+        is_foreign = builder.user_namespace is not None  # what was made ready belongs to the node's
+        has_ready_dev = by_monitor and not is_foreign and not builder.context and has_standard_dev(spec)
+        mounts = builder.lay_mounts(Asked(rootfs, cgroup, is_copied=in_order, exactly=exactly, has_ready_dev=has_ready_dev))
+        keep, ready = builder.keep, mounts.ready_dev
+        devices = ground_devices.see_to(spec, mounts.tree, keep, ready, in_user_namespace=is_foreign)
         masked = builder.find_masked(mounts.tree)
     except BaseException:
         builder.close()
@@ -97,7 +101,8 @@ def prepare(
         pivots=pivots,
         hidden=() if pivots else ground_mounts.kernel_mounts(),
         # A hook is found in the node's tree, and the owner of another user namespace may not enter the void.
-        begins_empty=has_void and pivots and not needs_pause and found.user_namespace is None and _has_new_mounts(spec),
+        begins_empty=by_monitor and pivots and not needs_pause and found.user_namespace is None and _has_new_mounts(spec),
+        has_empty_directory=by_monitor and not is_foreign and not builder.context,
         in_cgroup=in_cgroup,
         has_reaper=has_reaper,
         pauses=needs_pause,
@@ -116,6 +121,7 @@ class _Builder:
         self.user_namespace: int | None = None
         self.null_device: int | None = None
         self.terminal: terminal.Terminal | None = None
+        self.context = spec.linux.mount_label if SELINUX.exists() else ""
         self._held: list[Fd | Mounts] = []
         self.root_number = self.keep(root)
 
@@ -143,7 +149,7 @@ class _Builder:
             null_device=self.null_device,
             console=mounts.console,
             readonly_root=spec.root is not None and spec.root.readonly,
-            context=spec.linux.mount_label if SELINUX.exists() else "",
+            context=self.context,
             in_order=mounts.are_copied(),
             has_mounts=namespaces.has(spec, "mount"),
             user_namespace=self.user_namespace,
@@ -172,20 +178,20 @@ class _Builder:
         wanted = linux.sysctl or linux.time_offsets or (process and (process.oom_score_adj is not None or wants_label(process)))
         return self.keep(procfs.share_procfs()) if wanted else None
 
-    def lay_mounts(self, rootfs: Path | None, cgroup: Path | None, *, in_order: bool, exactly: bool) -> Mounts:
+    def lay_mounts(self, asked: Asked) -> Mounts:
         """Open what is mounted, and make the places that mounts and the working directory will stand on."""
         namespace, owner, within = None, None, None
         if self.user_namespace is not None:
             namespace = self.descriptors[self.user_namespace]
             owner = self._root_ids()
             within = self._hold(foreign_mount.new_mount_namespace(namespace))
-            if rootfs is not None:  # what it was opened with knows nothing of whose it will be
+            if asked.rootfs is not None:  # what it was opened with knows nothing of whose it will be
                 self._root.close()
-                root = open_root(rootfs, self._spec.linux.rootfs_propagation, within)
+                root = open_root(asked.rootfs, self._spec.linux.rootfs_propagation, within)
                 self.descriptors[self.root_number] = root
         tree = Tree(self._root, owner)
-        is_copied = in_order and namespace is None and namespaces.has(self._spec, "mount")
-        asked = Asked(rootfs, cgroup, is_copied=is_copied, exactly=exactly)
+        is_copied = asked.is_copied and namespace is None and namespaces.has(self._spec, "mount")
+        asked = replace(asked, is_copied=is_copied)
         mounts = Mounts(self._spec, tree, self.keep, namespace, within, asked)
         self._hold(mounts)
         try:

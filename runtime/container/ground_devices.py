@@ -25,23 +25,26 @@ from kernel.user_namespace import is_initial
 from kernel.workshop import Workshop
 from runtime.container import userns
 from runtime.container.ground_binds import open_device
-from runtime.container.ground_tree import Tree
+from runtime.container.ground_tree import Layer, Tree
 from runtime.container.rootfs_devices import has_own_dev, mode_of, number_of, wanted_devices
 from runtime.errors import InvalidSpec, Unsupported
-from runtime.spec import schema
+from runtime.spec import schema, standard_dev
 
 
-def see_to(spec: schema.Spec, tree: Tree, keep: Callable[[Fd], int], *, in_user_namespace: bool) -> dict[str, int | None]:
-    """What ``Facts.devices`` says; *keep* takes over a descriptor and numbers it.
+def see_to(
+    spec: schema.Spec, tree: Tree, keep: Callable[[Fd], int], ready: Layer | None = None, *, in_user_namespace: bool
+) -> dict[str, int | None]:
+    """What ``Facts.devices`` says; *keep* takes over a descriptor and numbers it, *ready* is a /dev with the standard devices.
 
     Raises InvalidSpec when something else is in a device's place, Unsupported when it can neither be made nor bound.
     """
     if has_own_dev(spec):
         _require_dev(tree)
     with contextlib.closing(_Nodes(spec, tree, keep, in_user_namespace=in_user_namespace)) as nodes:
-        return {
-            path: found for path, device in wanted_devices(spec).items() if (found := nodes.see_to(path, device)) is not False
-        }
+        wanted = wanted_devices(spec)
+        there = {path for path, _, _ in standard_dev.DEVICES if ready is not None and tree.on_top(path) is ready}
+        found = {path: None if path in there else nodes.see_to(path, device) for path, device in wanted.items()}
+        return {path: number for path, number in found.items() if number is not False}
 
 
 def _require_dev(tree: Tree) -> None:

@@ -19,6 +19,7 @@ from kernel.program import Flags
 from kernel.resolve import is_directory, open_in_root
 from kernel.user_namespace import is_initial
 from runtime.container import userns
+from runtime.container.descriptors import Descriptor
 from runtime.container.facts import LateMount, OpenedMount
 from runtime.container.ground_binds import (
     FindNamespace,
@@ -28,14 +29,25 @@ from runtime.container.ground_binds import (
     open_bind,
     propagate,
 )
-from runtime.container.ground_tree import Place, Tree
+from runtime.container.ground_tree import Layer, Place, Tree
 from runtime.container.options import Options, parse_options
 from runtime.container.over_proc import check_over_proc
 from runtime.errors import InvalidSpec, Unsupported
-from runtime.spec import schema
+from runtime.spec import schema, standard_dev
 
 #: In a user namespace these are only made anew by whoever owns the namespace that they show.
 _SHOWS = {"sysfs": ("network", "/sys"), "mqueue": ("ipc", "/dev/mqueue"), "proc": ("pid", "/proc")}
+#: What a mount of the spec asks for (destination, type, source, options), if that is a part of a standard /dev.
+_READY = {
+    ("/dev", "tmpfs", "tmpfs", frozenset(standard_dev.TMPFS_OPTIONS)): Descriptor.DEV,
+    ("/dev/pts", "devpts", "devpts", frozenset(standard_dev.DEVPTS_OPTIONS)): Descriptor.DEVPTS,
+}
+#: What is in such a /dev, and whether that is a directory.
+_IN_READY_DEV = {
+    **{path: False for path, _, _ in standard_dev.DEVICES},
+    **{f"/dev/{name}": False for _, name in standard_dev.LINKS},
+    **{f"/dev/{name}": True for name in standard_dev.DIRECTORIES},
+}
 #: The initial cgroup namespace, on every kernel (PROC_CGROUP_INIT_INO in include/linux/proc_ns.h).
 INITIAL_CGROUP_NAMESPACE = 0xEFFFFFFB
 
@@ -87,6 +99,8 @@ class Asked:
     cgroup: Path | None
     is_copied: bool
     exactly: bool
+    has_ready_dev: bool
+    """Whoever launches it has a standard /dev for it (runtime.monitor.ready_dev)."""
 
 
 class Mounts:
@@ -115,6 +129,7 @@ class Mounts:
         self.modes: dict[int, int] = {}
         self.terminal: terminal.Terminal | None = None
         self.console: int | None = None
+        self.ready_dev: Layer | None = None
 
     def close(self) -> None:
         """Close what only the look needed."""
@@ -137,8 +152,13 @@ class Mounts:
             place = self._make_place(index, mount, directory=file is None or is_directory(file))
             if options.copies_up:
                 file = self._copied_up(index, mount, options, place)
+            elif place.path == mount.destination:  # in a place with another name the devices would be others
+                self._take_what_is_ready(index, mount)
             check_over_proc(index, mount, place.path, file if index in self.opened else None)
-            self.tree.lay(place.path, None if mount.type == "devpts" else file, mount.type)
+            layer = self.tree.lay(place.path, None if mount.type == "devpts" else file, mount.type)
+            if index in self.opened and self.opened[index].descriptor == Descriptor.DEV:
+                layer.made |= _IN_READY_DEV
+                self.ready_dev = layer
         self._require_terminal()
         process = self._spec.process
         if process is not None:
@@ -197,6 +217,13 @@ class Mounts:
         if needs and needs not in self._own and (self._namespace is not None or not is_initial()):
             return self._take(index, self._of_the_node(mount, options, source))
         return None
+
+    def _take_what_is_ready(self, index: int, mount: schema.Mount) -> None:
+        """A part of a standard /dev, if that is what *mount* asks for; each is there once."""
+        if self._asked.has_ready_dev:
+            number = _READY.get((mount.destination, mount.type, mount.source, frozenset(mount.options)))
+            if number is not None and all(opened.descriptor != number for opened in self.opened.values()):
+                self.opened[index] = OpenedMount(number, is_directory=True)
 
     def _take(self, index: int, file: Fd) -> Fd:
         self.opened[index] = OpenedMount(self._keep(file), is_directory(file))

@@ -10,8 +10,8 @@ import errno
 
 from kernel.program import Flags, Program, Slot
 from runtime.container import rootfs_mounts
-from runtime.container.descriptors import Descriptor
-from runtime.container.facts import Facts
+from runtime.container.descriptors import FIRST_OPENED, Descriptor
+from runtime.container.facts import Facts, OpenedMount
 from runtime.container.options import parse_options
 from runtime.container.rootfs_paths import EMPTY, HERE, find, make_directory, make_file, set_attributes
 from runtime.errors import InvalidSpec
@@ -88,10 +88,16 @@ def mount_all(steps: Program, spec: schema.Spec, facts: Facts) -> None:
             source = rootfs_mounts.new_file_system(steps, index, mount, facts)
         if not is_directory and index in missing:
             make_file(steps, facts.root, mount.destination)
-        label = "what was opened on the host" if index in opened else mount.type or "it"
+        label = _label(opened.get(index), mount)
         _attach(steps, facts, mount, source, label, is_directory=is_directory)
     for directory in missing.get(len(spec.mounts), ()):
         make_directory(steps, facts.root, directory)
+
+
+def _label(opened: OpenedMount | None, mount: schema.Mount) -> str:
+    if opened is None:
+        return mount.type or "it"
+    return f"the {mount.type} that was made ready" if opened.descriptor < FIRST_OPENED else "what was opened on the host"
 
 
 def _attach(steps: Program, facts: Facts, mount: schema.Mount, source: int | Slot, label: str, *, is_directory: bool) -> None:
@@ -193,10 +199,11 @@ def _cover(steps: Program, facts: Facts, path: str, *, is_directory: bool, is_fi
     Where no file is known to be there, the second that may be one is refused by such a kernel: EINVAL.
     """
     if is_directory:
-        if is_first:
+        if is_first and not facts.has_empty_directory:
             _empty_file_system(steps, facts)
             return Slot("void")
-        return _copy(steps, Slot("void"), f"another view of the empty directory for {path}")
+        empty = Descriptor.EMPTY if facts.has_empty_directory else Slot("void")
+        return empty if is_first else _copy(steps, empty, f"another view of the empty directory for {path}")
     if facts.null_device is None:
         raise InvalidSpec(f"linux.maskedPaths {path}: no device was opened to hide a file with")
     return facts.null_device if is_first else _copy(steps, facts.null_device, f"another view of /dev/null for {path}")

@@ -13,19 +13,11 @@ from runtime.container.facts import Facts
 from runtime.container.options import parse_options
 from runtime.container.rootfs_paths import DIRECTORY, EMPTY, find, make_directory, make_file
 from runtime.errors import InvalidSpec
-from runtime.spec import defaults, schema
+from runtime.spec import defaults, schema, standard_dev
 
 TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 #: A device number has twelve bits for the driver and twenty for the device (include/linux/kdev_t.h).
 LAST_MAJOR, LAST_MINOR = (1 << 12) - 1, (1 << 20) - 1
-LINKS = (
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("/proc/kcore", "core"),
-    ("pts/ptmx", "ptmx"),
-)
 
 
 def has_own_dev(spec: schema.Spec) -> bool:
@@ -60,6 +52,21 @@ def wanted_devices(spec: schema.Spec) -> dict[str, schema.Device]:
     return wanted
 
 
+def has_standard_dev(spec: schema.Spec) -> bool:
+    """Whether the devices in a /dev that was made ready are as *spec* wants them, and its directories are mounted on."""
+    wanted = wanted_devices(spec)
+    places = {mount.destination for mount in spec.mounts}
+    if not has_own_dev(spec) or not places.issuperset(f"/dev/{name}" for name in standard_dev.DIRECTORIES):
+        return False
+    return all(
+        (device := wanted.get(path)) is not None
+        and (device.type, device.major, device.minor) in (("c", major, minor), ("u", major, minor))
+        and mode_of(device) == stat.S_IFCHR | standard_dev.DEVICE_MODE
+        and not (device.uid or device.gid)
+        for path, major, minor in standard_dev.DEVICES
+    )
+
+
 def mode_of(device: schema.Device) -> int:
     """Type and permissions, as mknod(2) takes them."""
     return TYPES[device.type] | (0o666 if device.file_mode is None else device.file_mode & 0o7777)
@@ -75,7 +82,8 @@ def make_devices(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     seen_to = dict(facts.devices)
     wanted = wanted_devices(spec)
     own_dev = has_own_dev(spec)
-    if not own_dev and all(path in seen_to for path in wanted):
+    is_filled = not own_dev or (facts.has_ready_dev and facts.console is None)
+    if is_filled and all(path in seen_to for path in wanted):
         return
     steps.heading("devices")
     dev = find(steps, facts.root, "/dev", store="dev", flags=DIRECTORY) if own_dev else Slot("dev")
@@ -86,7 +94,7 @@ def make_devices(steps: Program, spec: schema.Spec, facts: Facts) -> None:
             _bind_device(steps, spec, facts, path, number)
     if not own_dev:
         return
-    for target, name in LINKS:
+    for target, name in () if facts.has_ready_dev else standard_dev.LINKS:
         steps.call("symlinkat", target, dev, name, tolerate=(errno.EEXIST,), why=f"programs expect /dev/{name}")
     if facts.console is not None:
         # Not sooner: before Linux 6.15 what is in no mount table cannot be copied.

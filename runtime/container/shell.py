@@ -16,10 +16,10 @@ from pathlib import Path
 from kernel.capability import CAPABILITIES
 from runtime.container.limits import writes
 from runtime.container.options import parse_options
-from runtime.container.rootfs_devices import LINKS, wanted_devices
+from runtime.container.rootfs_devices import wanted_devices
 from runtime.container.sketch import sketch
 from runtime.errors import InvalidSpec
-from runtime.spec import schema
+from runtime.spec import schema, standard_dev
 
 #: Of unshare(1) and nsenter(1), by the spec's name of the namespace.
 _OPTIONS = {
@@ -249,7 +249,7 @@ def _devices(spec: schema.Spec) -> list[str]:
         lines.append(f"mknod -m {mode:o} {path} {_TYPES[device.type]}{numbers}")
         if device.uid or device.gid:
             lines.append(f"chown -h {device.uid}:{device.gid} {path}")
-    return lines + [f'ln -s {target} "$root"/dev/{name}' for target, name in LINKS]
+    return lines + [f'ln -s {target} "$root"/dev/{name}' for target, name in standard_dev.LINKS]
 
 
 def _hidden(spec: schema.Spec) -> list[str]:

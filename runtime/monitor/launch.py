@@ -12,6 +12,7 @@ from kernel import mount, namespace, process
 from kernel.fd import Fd, eventfd, memory, open_path, pipe
 from kernel.program import Flags, runner_image
 from runtime.container.descriptors import Descriptor
+from runtime.monitor import ready_dev
 from runtime.monitor.spare import SOCKET, Spare
 from runtime.monitor.watch import Kind, Watch
 
@@ -40,22 +41,27 @@ class Launcher:
         with namespace.new_empty_mounts() as void:
             self._void = void.duplicate(ABOVE)
         self._spare: tuple[_Ends, Spare] | None = None
+        self._dev: ready_dev.ReadyDev | None = None
 
     @property
     def is_prepared(self) -> bool:
-        return self._spare is not None
+        return self._spare is not None and self._dev is not None
 
     def prepare(self) -> None:
-        """Have a runner ready for the next launch, if the machine has room for one now."""
+        """Have a runner and a /dev ready for the next launch, if the machine has room for them now."""
         with contextlib.suppress(OSError):
-            ends = _Ends(self._null, terminal=False, input_pipe=False)
-            self._spare = ends, Spare(self._runner, {**ends.theirs, Descriptor.VOID: self._void}, self._null)
-            ends.close_theirs()
+            if self._spare is None:
+                ends = _Ends(self._null, terminal=False, input_pipe=False)
+                self._spare = ends, Spare(self._runner, {**ends.theirs, Descriptor.VOID: self._void}, self._null)
+                ends.close_theirs()
+            if self._dev is None:
+                self._dev = ready_dev.make()
 
     def close(self) -> None:
         """End the runner that waits, and let go of what launches share."""
         if self._spare is not None:
             self._spare[1].end()
+        ready_dev.close(self._dev or {})
         self._runner.close()
         self._null.close()
         self._void.close()
@@ -67,17 +73,26 @@ class Launcher:
         """
         program, report, *opened = files
         here = dict(zip(request["descriptors"], opened, strict=True))
+        kind = Kind(request["kind"])
         with open_path(request["run_dir"], os.O_DIRECTORY) as run:
             of_all: dict[int, Fd] = {Descriptor.PROGRAM: program, Descriptor.REPORT: report, Descriptor.RUN_DIR: run}
-            ends, pid, reaper = self._run(request, {Descriptor.CGROUP: self._null, **here, **of_all})
-        kind, run_dir = Kind(request["kind"]), Path(request["run_dir"])
-        watch = Watch(request["id"], kind, run_dir, pid, reaper, ends.ready, ends.start, ends.done, report)
+            dev = self._take_dev() if kind is Kind.CONTAINER else {}
+            try:
+                ends, pid, reaper = self._run(request, {Descriptor.CGROUP: self._null, **here, **dev, **of_all})
+            finally:
+                ready_dev.close(dev)
+        watch = Watch(request["id"], kind, Path(request["run_dir"]), pid, reaper, ends.ready, ends.start, ends.done, report)
         ours = ends.ours
         if Descriptor.OUTPUT in here:
             ours[Descriptor.OUTPUT] = here[Descriptor.OUTPUT].duplicate()
         for file in (program, *here.values()):
             file.close()
         return watch, ours
+
+    def _take_dev(self) -> ready_dev.ReadyDev:
+        """A /dev for one container: the one that is ready, or in a burst one that is made now."""
+        dev, self._dev = self._dev, None
+        return dev or ready_dev.make()
 
     def _run(self, request: dict[str, Any], theirs: dict[int, Fd]) -> tuple[_Ends, int, Fd]:
         """Give *theirs* to the spare runner or, when there is none or it is not made for this, to a new one."""

@@ -30,7 +30,7 @@ SOCKET = 62
 NAME = "kernelet:runner"
 LAST = 0xFFFFFFFF
 #: Numbers that no launch uses, and that must not be free meanwhile.
-_UNUSED = range(Descriptor.INIT, FIRST_OPENED)
+_UNUSED = (Descriptor.INIT, *range(Descriptor.EMPTY + 1, FIRST_OPENED))
 
 
 def program(taken: Iterable[int]) -> Program:

@@ -7,7 +7,7 @@ value on each call: a spec is changed after it was made.
 
 from __future__ import annotations
 
-from runtime.spec import schema
+from runtime.spec import schema, standard_dev
 
 #: The environment's PATH where neither the image nor the request has one.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -54,16 +54,6 @@ READONLY_PATHS: tuple[str, ...] = (
     "/proc/sysrq-trigger",
 )
 
-#: (path, major, minor) of the character devices that the OCI spec promises.
-DEVICES: tuple[tuple[str, int, int], ...] = (
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-)
-
 
 def mounts(*, privileged: bool = False) -> list[schema.Mount]:
     """The mounts every container has, parents first; /dev/shm is the sandbox's and not among them.
@@ -82,13 +72,13 @@ def mounts(*, privileged: bool = False) -> list[schema.Mount]:
             destination="/dev",
             type="tmpfs",
             source="tmpfs",
-            options=["nosuid", "strictatime", "mode=755", "size=65536k"],
+            options=list(standard_dev.TMPFS_OPTIONS),
         ),
         schema.Mount(
             destination="/dev/pts",
             type="devpts",
             source="devpts",
-            options=["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            options=list(standard_dev.DEVPTS_OPTIONS),
         ),
         schema.Mount(
             destination="/dev/mqueue",
@@ -114,7 +104,8 @@ def mounts(*, privileged: bool = False) -> list[schema.Mount]:
 def devices() -> list[schema.Device]:
     """The device nodes every container has; /dev/console, /dev/ptmx and the links to /proc/self/fd are not nodes."""
     return [
-        schema.Device(path=path, type="c", major=major, minor=minor, file_mode=0o666) for path, major, minor in DEVICES
+        schema.Device(path=path, type="c", major=major, minor=minor, file_mode=standard_dev.DEVICE_MODE)
+        for path, major, minor in standard_dev.DEVICES
     ]
 
 
@@ -125,7 +116,7 @@ def device_rules(*, privileged: bool = False) -> list[schema.DeviceRule]:
     """
     if privileged:
         return [schema.DeviceRule(allow=True)]
-    allowed = [schema.DeviceRule(allow=True, type="c", major=major, minor=minor) for _, major, minor in DEVICES]
+    allowed = [schema.DeviceRule(allow=True, type="c", major=major, minor=minor) for _, major, minor in standard_dev.DEVICES]
     return [
         schema.DeviceRule(allow=False),
         schema.DeviceRule(allow=True, type="c", access="m"),

@@ -109,7 +109,7 @@ class Ours:
         spec.linux.devices = defaults.devices()  # the peers make them unasked
         code = seccomp.compile_filter(spec.linux.seccomp) if spec.linux.seccomp else None
         root = mount.clone_tree(f"{bundle}/rootfs")
-        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=False, has_void=True)
+        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=False, by_monitor=True)
         return prepared, init.program(name, spec, prepared.facts, code, waits=waits)
 
     def launch(self, bundle: Path, name: str, *, waits: bool = False) -> Shot:

@@ -32,6 +32,7 @@ from runtime.container.filter import SystemCallFilter
 from runtime.container.reaper import read_exit
 from runtime.container.seccomp import compile_filter
 from runtime.errors import KerneletError
+from runtime.monitor import ready_dev
 from runtime.monitor.launch import open_null
 from runtime.spec import load, schema
 from tests.safety.bundle import Bundle
@@ -134,7 +135,7 @@ class Core:
             resources.apply(group, cgroup.ROOT, spec.linux.resources)
             device_filter.apply(group, spec.linux)
             root = mount.clone_tree(bundle.rootfs)
-            prepared = ground.prepare(spec, root, attach_point=attach_point, in_cgroup=True, has_void=self._begins_empty)
+            prepared = ground.prepare(spec, root, attach_point=attach_point, in_cgroup=True, by_monitor=self._begins_empty)
             undo.callback(prepared.close)
             code = compile_filter(spec.linux.seccomp) if spec.linux.seccomp else None
             program = self._changed(init.program(name, spec, prepared.facts, code))
@@ -142,6 +143,7 @@ class Core:
             files[Descriptor.CGROUP] = undo.enter_context(group.open())
             if self._begins_empty:
                 files[Descriptor.VOID] = undo.enter_context(namespace.new_empty_mounts())
+                files |= ready_dev.make()
             terminal = (prepared.terminal.slave, prepared.terminal.master) if prepared.terminal else None
             started = Started(program, files, run_dir, terminal)
             undo.callback(started.close)
@@ -149,7 +151,7 @@ class Core:
             container.expect_created()
             undo.pop_all()
             prepared.close()
-            for number in (Descriptor.CGROUP, Descriptor.VOID):
+            for number in (Descriptor.CGROUP, Descriptor.VOID, Descriptor.DEV, Descriptor.DEVPTS, Descriptor.EMPTY):
                 if number in files:
                     files[number].close()
         return container

@@ -111,7 +111,7 @@ class Starter:
         group.create()
         root = mount.clone_tree(self._bundle.rootfs)
         spec = self._bundle.spec
-        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=True, has_void=True)
+        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=True, by_monitor=True)
         program = init.program(name, spec, prepared.facts)
         with group.open() as directory:
             descriptors = {**prepared.descriptors, Descriptor.CGROUP: directory}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from runtime.spec import defaults, load, schema
+from runtime.spec import defaults, load, schema, standard_dev
 
 
 def test_defaults_make_a_valid_spec() -> None:
@@ -37,7 +37,7 @@ def test_only_a_privileged_container_may_write_to_sysfs_and_cgroup() -> None:
 
 
 def test_device_numbers_are_the_kernels() -> None:
-    for path, major, minor in defaults.DEVICES:
+    for path, major, minor in standard_dev.DEVICES:
         status = os.stat(path)
         assert stat.S_ISCHR(status.st_mode)
         assert (os.major(status.st_rdev), os.minor(status.st_rdev)) == (major, minor)
