@@ -12,23 +12,35 @@ Family ip only; ``nft -j list ruleset`` is what the tests hold the result agains
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Literal
 
-from kernel.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Request, Socket
+from kernel.netlink_socket import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Request, Socket
 
 # linux/netfilter/nfnetlink.h and nf_tables.h
 SUBSYSTEM = 10 << 8
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN = (SUBSYSTEM | number for number in range(5))
 NEWRULE, DELRULE = SUBSYSTEM | 6, SUBSYSTEM | 8
-NETWORK_HEADER, SOURCE_OFFSET = 1, 12
-META_OIFNAME = 7
+NETWORK_HEADER, SOURCE_OFFSET, DESTINATION_OFFSET = 1, 12, 16
+TRANSPORT_HEADER, DESTINATION_PORT_OFFSET = 2, 2
+META_IIFNAME, META_OIFNAME, META_L4PROTO = 6, 7, 16
 EQUAL, NOT_EQUAL = 0, 1
-REGISTER = 1
+VERDICT_REGISTER, REGISTER, SECOND_REGISTER = 0, 1, 2
+NF_DROP = 0
+NFT_FIB_F_DADDR = 1 << 1
+NFT_NAT_DNAT = 1
+NFT_CT_STATUS, NFT_CT_PROTO_DST, IP_CT_DIR_ORIGINAL = 2, 12, 0
+IPS_DST_NAT = 1 << 5  # linux/netfilter/nf_conntrack_common.h
+RTN_LOCAL = 2  # linux/rtnetlink.h
 IFNAMSIZ = 16
 NETLINK_NETFILTER = 12  # linux/netlink.h
+
+#: What goes by ports; the numbers are IANA's.
+Protocol = Literal["tcp", "udp", "sctp"]
+PROTOCOLS: dict[Protocol, int] = {"tcp": 6, "udp": 17, "sctp": 132}
 
 HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 
@@ -37,25 +49,73 @@ Expression = dict[str, Any]
 
 def source_in(network: IPv4Network) -> list[Expression]:
     """``ip saddr NETWORK``"""
-    mask, nothing = network.netmask.packed, bytes(4)
+    return _address_in(network, SOURCE_OFFSET)
+
+
+def destination_in(network: IPv4Network) -> list[Expression]:
+    """``ip daddr NETWORK``"""
+    return _address_in(network, DESTINATION_OFFSET)
+
+
+def destination_is_local() -> list[Expression]:
+    """``fib daddr type local``: an address of this node, the loopback's included."""
+    # pyroute2 takes the result for a set of flags, of which these two make 3: NFT_FIB_RESULT_ADDRTYPE.
+    address_type = frozenset({"NFT_FIB_RESULT_UNSPEC", "NFT_FIB_RESULT_OIF"})
     return [
-        _expression("payload", DREG=REGISTER, BASE=NETWORK_HEADER, OFFSET=SOURCE_OFFSET, LEN=4),
-        _expression("bitwise", SREG=REGISTER, DREG=REGISTER, LEN=4, MASK=_data(mask), XOR=_data(nothing)),
-        _compare(EQUAL, network.network_address.packed),
+        _expression("fib", DREG=REGISTER, RESULT=address_type, FLAGS=NFT_FIB_F_DADDR),
+        _compare(EQUAL, RTN_LOCAL.to_bytes(4, sys.byteorder)),
     ]
+
+
+def destination_port_is(protocol: Protocol, port: int) -> list[Expression]:
+    """``tcp dport PORT``"""
+    return [
+        *_protocol_is(protocol),
+        _expression("payload", DREG=REGISTER, BASE=TRANSPORT_HEADER, OFFSET=DESTINATION_PORT_OFFSET, LEN=2),
+        _compare(EQUAL, port.to_bytes(2, "big")),
+    ]
+
+
+def was_redirected_from(protocol: Protocol, port: int) -> list[Expression]:
+    """``meta l4proto PROTOCOL ct status dnat ct original proto-dst PORT``: where the connection was going at first."""
+    return [
+        *_protocol_is(protocol),
+        _expression("ct", DREG=REGISTER, KEY=NFT_CT_STATUS),
+        _masked(IPS_DST_NAT.to_bytes(4, sys.byteorder)),
+        _compare(NOT_EQUAL, bytes(4)),
+        _expression("ct", DREG=REGISTER, KEY=NFT_CT_PROTO_DST, DIRECTION=IP_CT_DIR_ORIGINAL),
+        _compare(EQUAL, port.to_bytes(2, "big")),
+    ]
+
+
+def input_is(link: str) -> list[Expression]:
+    """``iifname LINK``; by name, so that it holds for a link that is made anew."""
+    return [_expression("meta", DREG=REGISTER, KEY=META_IIFNAME), _compare(EQUAL, _link_name(link))]
 
 
 def output_is_not(link: str) -> list[Expression]:
     """``oifname != LINK``; by name, so that it holds for a link that is made anew."""
-    return [
-        _expression("meta", DREG=REGISTER, KEY=META_OIFNAME),
-        _compare(NOT_EQUAL, link.encode().ljust(IFNAMSIZ, b"\0")),
-    ]
+    return [_expression("meta", DREG=REGISTER, KEY=META_OIFNAME), _compare(NOT_EQUAL, _link_name(link))]
 
 
 def masquerade() -> list[Expression]:
     """``masquerade``: the packet leaves with the address of the link it leaves by."""
     return [_expression("masq")]
+
+
+def redirect_to(address: IPv4Address, port: int) -> list[Expression]:
+    """``dnat to ADDRESS:PORT``"""
+    return [
+        _expression("immediate", DREG=REGISTER, DATA=_data(address.packed)),
+        _expression("immediate", DREG=SECOND_REGISTER, DATA=_data(port.to_bytes(2, "big"))),
+        _expression("nat", TYPE=NFT_NAT_DNAT, FAMILY=socket.AF_INET, REG_ADDR_MIN=REGISTER, REG_PROTO_MIN=SECOND_REGISTER),
+    ]
+
+
+def drop() -> list[Expression]:
+    """``drop``"""
+    verdict = {"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", NF_DROP)]})]}
+    return [_expression("immediate", DREG=VERDICT_REGISTER, DATA=verdict)]
 
 
 class Batch:
@@ -154,6 +214,27 @@ def _expression(name: str, /, **values: object) -> Expression:
 
 def _data(content: bytes) -> Expression:
     return {"attrs": [("NFTA_DATA_VALUE", content)]}
+
+
+def _address_in(network: IPv4Network, offset: int) -> list[Expression]:
+    return [
+        _expression("payload", DREG=REGISTER, BASE=NETWORK_HEADER, OFFSET=offset, LEN=4),
+        _masked(network.netmask.packed),
+        _compare(EQUAL, network.network_address.packed),
+    ]
+
+
+def _protocol_is(protocol: Protocol) -> list[Expression]:
+    return [_expression("meta", DREG=REGISTER, KEY=META_L4PROTO), _compare(EQUAL, bytes([PROTOCOLS[protocol]]))]
+
+
+def _masked(mask: bytes) -> Expression:
+    nothing = _data(bytes(len(mask)))
+    return _expression("bitwise", SREG=REGISTER, DREG=REGISTER, LEN=len(mask), MASK=_data(mask), XOR=nothing)
+
+
+def _link_name(link: str) -> bytes:
+    return link.encode().ljust(IFNAMSIZ, b"\0")
 
 
 def _compare(operator: int, content: bytes) -> Expression:

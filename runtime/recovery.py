@@ -121,8 +121,9 @@ def _going_on(what: str) -> Iterator[None]:
 def _sweep(context: Context) -> None:
     """Take away what belongs to no record: found by name, since every name is an id."""
     paths, inventory = context.paths, context.inventory
-    alive = {sandbox.id for sandbox in inventory.sandboxes.values() if sandbox.state is SandboxState.READY}
-    context.network.sweep(alive)
+    ready = [sandbox for sandbox in inventory.sandboxes.values() if sandbox.state is SandboxState.READY]
+    context.network.sweep([sandbox for sandbox in ready if sandbox.config.namespaces.network == "pod"])
+    alive = {sandbox.id for sandbox in ready}
     mine = {*inventory.containers, *alive}
     watched, unclaimed = context.monitor.known()
     for process_id in watched:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Set
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from kernel.netlink import Link, Netlink
 from runtime.errors import NotReady
 from runtime.network import Addresses
 from runtime.network.allocation import AddressPool, gateway_of
+from runtime.network.host_ports import HostPorts
+from runtime.sandbox.state import Sandbox
 from runtime.store import Store
 
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
@@ -59,30 +61,34 @@ class BridgeNetwork:
         self._gateway = gateway_of(subnet)
         self._table = f"kernelet-{name}"
         self._pool = AddressPool(store, subnet)
+        self._ports = HostPorts(self._table, bridge=name, subnet=subnet)
         self._state = state_dir / "network.json"
         self._lock = threading.Lock()
         self._is_ready = False
 
-    def attach(self, sandbox_id: str, netns_path: Path) -> Addresses:
+    def attach(self, sandbox: Sandbox, netns_path: Path) -> Addresses:
         """Connect the pinned network namespace, as ``eth0`` in it; again, it returns the same addresses.
 
-        Raises AddressesExhausted, or OSError with the link and what was attempted.  What a first call did
-        before it failed is undone; a later one leaves what works.
+        Raises AddressesExhausted, WrongState for a port of the host that is taken, or OSError with the link and what
+        was attempted.  What a first call did before it failed is undone; a later one leaves what works.
         """
         bridge = self._bridge()
-        was_attached = self._pool.find(sandbox_id) is not None
-        address = self._pool.allocate(sandbox_id)
+        was_attached = self._pool.find(sandbox.id) is not None
+        self._ports.claim(sandbox)
         try:
+            address = self._pool.allocate(sandbox.id)
             with open_path(netns_path) as namespace:
-                self._connect(sandbox_id, address, bridge, namespace)
+                self._connect(sandbox.id, address, bridge, namespace)
+            self._open_ports(sandbox, address)
         except BaseException:
             if not was_attached:
-                self.detach(sandbox_id)
+                self.detach(sandbox.id)
             raise
         return self._describe(address)
 
     def detach(self, sandbox_id: str) -> None:
-        """Delete the pod's link, then give its address back."""
+        """Close the pod's ports, delete its link, then give its address back."""
+        self._ports.close(sandbox_id)
         with Netlink() as node:
             node.delete_link(node_link(sandbox_id))
         self._pool.release(sandbox_id)
@@ -92,15 +98,16 @@ class BridgeNetwork:
         address = self._pool.find(sandbox_id)
         return None if address is None else self._describe(address)
 
-    def sweep(self, alive: Set[str]) -> None:
-        """Delete the links and give back the addresses of sandboxes that are not in *alive*."""
-        kept = {node_link(sandbox_id) for sandbox_id in alive}
+    def sweep(self, alive: Collection[Sandbox]) -> None:
+        """Delete links and rules and give back the addresses of sandboxes that are not in *alive*; claim the others' ports."""
+        kept = {node_link(sandbox.id) for sandbox in alive}
         with Netlink() as node:
             for link in self._pod_links(node):
                 if link.name not in kept:
                     node.delete_link(link.name)
-        for owner in self._pool.owners() - alive:
+        for owner in self._pool.owners() - {sandbox.id for sandbox in alive}:
             self._pool.release(owner)
+        self._ports.sweep([sandbox for sandbox in alive if self._pool.find(sandbox.id) is not None])
 
     def shutdown(self) -> None:
         """Remove bridge and rules and restore forwarding, unless a pod has an address or a link still."""
@@ -108,6 +115,7 @@ class BridgeNetwork:
             if self._pool.owners() or self._pod_links(node):
                 return
             self._is_ready = False
+            self._ports.shutdown()
             nftables.delete_table(self._table)
             node.delete_link(self._name)
             self._restore_forwarding()
@@ -173,6 +181,12 @@ class BridgeNetwork:
             pod.set_address(inside, IPv4Interface((address, self._subnet.prefixlen)))
             pod.set_up(POD_LINK)
             pod.add_default_route(inside, self._gateway)
+
+    def _open_ports(self, sandbox: Sandbox, address: IPv4Address) -> None:
+        if sandbox.config.port_mappings:
+            with Netlink() as node:
+                node.set_hairpin(node_link(sandbox.id))
+            self._ports.open(sandbox.id, address)
 
     def _make_pair(self, node: Netlink, sandbox_id: str, address: IPv4Address, bridge: Link, namespace: Fd) -> None:
         def create() -> None:

@@ -17,7 +17,7 @@ from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
 from runtime.container.init import pause_program
 from runtime.context import Context
-from runtime.errors import SandboxNotFound, StartFailed, Unsupported, WrongState
+from runtime.errors import SandboxNotFound, StartFailed, WrongState
 from runtime.monitor.client import Exited
 from runtime.sandbox import files, namespaces
 from runtime.sandbox.config import SandboxConfig
@@ -30,10 +30,8 @@ def run(context: Context, config: SandboxConfig) -> str:
     """Make a sandbox and return its id, ready: its namespaces are there and it has its address.
 
     The same attempt again, ready already, is the retry of a caller that lost the answer: it gets the same id.
-    Raises Unsupported for a port of the host.
+    Raises WrongState for a port of the host that another pod has.
     """
-    if config.port_mappings:
-        raise Unsupported(f"host port {config.port_mappings[0].host_port}: ports of the host are not supported yet")
     known = _find_attempt(context, config)
     if known is not None:
         return known.id
@@ -176,7 +174,7 @@ def _make(context: Context, sandbox: Sandbox) -> None:
     has_network, has_ipc = config.namespaces.network == "pod", config.namespaces.ipc == "pod"
     namespaces.create(paths, sandbox.id, network=has_network, ipc=has_ipc, hostname=sandbox.hostname, sysctls=config.sysctls)
     if has_network:
-        addresses = context.network.attach(sandbox.id, paths.run_sandbox(sandbox.id) / "net")
+        addresses = context.network.attach(sandbox, paths.run_sandbox(sandbox.id) / "net")
         sandbox.ip, sandbox.additional_ips = addresses.ip, list(addresses.additional)
     dns = None
     if config.dns_servers is not None:

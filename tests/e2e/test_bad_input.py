@@ -215,7 +215,9 @@ def test_a_sandbox_that_cannot_be(daemon: Daemon, kubelet: Kubelet, call: Client
     with refused(daemon, INVALID, ".*host name"):
         kubelet.run_pod(kubelet.pod_config(hostname="two words"))
     ports = [api.PortMapping(container_port=80, host_port=8080)]
-    with refused(daemon, grpc.StatusCode.UNIMPLEMENTED, "host port 8080"):
+    first = kubelet.pod_config(port_mappings=ports)
+    kubelet.run_pod(first)
+    with refused(daemon, grpc.StatusCode.FAILED_PRECONDITION, f"host port 8080/tcp: pod default/{first.metadata.name} has it"):
         kubelet.run_pod(kubelet.pod_config(port_mappings=ports))
     kubelet.run_pod(kubelet.pod_config(port_mappings=[api.PortMapping(container_port=80)]))
 

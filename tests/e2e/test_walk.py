@@ -6,6 +6,8 @@ import os
 import re
 import resource
 import signal
+import socket
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -233,3 +235,32 @@ def test_twenty_pods_run_side_by_side(kubelet: Kubelet) -> None:
         some = next(iter(pods.values()))
         assert all(kubelet.execute(some, "ping", "-c", "1", "-W", "5", address).exit_code == 0 for address in list(addresses)[:3])
         list(pool.map(kubelet.remove_pod, pods))
+
+
+def test_a_port_of_the_host_leads_to_the_pod_and_ends_with_it(daemon: Daemon, kubelet: Kubelet) -> None:
+    before = leaks.take()
+    pod = kubelet.run_pod(kubelet.pod_config(port_mappings=[api.PortMapping(container_port=80, host_port=12000)]))
+    kubelet.run(pod, "mkdir /web; echo served > /web/index.html; exec httpd -f -p 80 -h /web")
+
+    def page() -> bytes:
+        with urllib.request.urlopen("http://127.0.0.1:12000/", timeout=5) as answer:
+            return bytes(answer.read())
+
+    wait.until(lambda: _connects(12000), 10, "the web server to listen")
+    assert page() == b"served\n"
+    daemon.kill()
+    assert page() == b"served\n"
+    daemon.start()
+    kubelet.reconnect(daemon)
+    assert page() == b"served\n"
+    kubelet.stop_pod(pod)
+    assert not _connects(12000)
+    kubelet.remove_pod(pod)
+    left = {each for each in leaks.take() - before if each[0] == "table"}
+    assert not any("pod" in str(each) for each in left)
+
+
+def _connects(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

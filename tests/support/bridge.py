@@ -14,11 +14,19 @@ from kernel.fd import Fd, open_path
 from runtime.network import Addresses
 from runtime.network.bridge import IP_FORWARD, SUBNET, BridgeNetwork
 from runtime.paths import Paths
+from runtime.sandbox.config import PortMapping, SandboxConfig
+from runtime.sandbox.state import Sandbox
 from runtime.store import Store
 from tests.support import network
 
 #: Sandbox ids, for as many pods as a test wants.
 IDS = [f"{number:02x}" * 32 for number in range(1, 33)]
+
+
+def sandbox(sandbox_id: str, *ports: PortMapping) -> Sandbox:
+    """A pod whose name is the beginning of its id."""
+    config = SandboxConfig(name=f"pod-{sandbox_id[:2]}", namespace="default", uid=sandbox_id, port_mappings=list(ports))
+    return Sandbox(id=sandbox_id, config=config)
 
 
 @dataclass
@@ -32,8 +40,8 @@ class Node:
     def pin(self, sandbox_id: str) -> Path:
         return self.paths.run_sandbox(sandbox_id) / "net"
 
-    def attach(self, sandbox_id: str) -> Addresses:
-        return self.network.attach(sandbox_id, self.pin(sandbox_id))
+    def attach(self, sandbox_id: str, *ports: PortMapping) -> Addresses:
+        return self.network.attach(sandbox(sandbox_id, *ports), self.pin(sandbox_id))
 
     @contextmanager
     def inside(self, sandbox_id: str) -> Iterator[Fd]:

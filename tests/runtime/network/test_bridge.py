@@ -19,7 +19,7 @@ from runtime.network.bridge import IP_FORWARD, BridgeNetwork, node_link
 from runtime.sandbox import namespaces
 from runtime.store import Store
 from tests.support import network
-from tests.support.bridge import IDS, Node, node
+from tests.support.bridge import IDS, Node, node, sandbox
 from tests.support.requires import program, requires
 
 pytestmark = requires("root")
@@ -117,7 +117,7 @@ def test_attaching_again_returns_the_same_and_keeps_connections(tmp_path: Path) 
             with here.connection_to(IDS[0], first.ip) as (client, server):
                 assert here.attach(IDS[0]) == first
                 # A daemon that was restarted does not remember having made the bridge.
-                assert here.restarted().attach(IDS[0], here.pin(IDS[0])) == first
+                assert here.restarted().attach(sandbox(IDS[0]), here.pin(IDS[0])) == first
                 client.sendall(b"still here")
                 assert server.recv(10) == b"still here"
             assert json.loads((here.paths.run_dir / "network.json").read_text()) == {"ip_forward": "0"}
@@ -209,7 +209,7 @@ def test_a_failed_attach_leaves_no_link_and_no_address(tmp_path: Path) -> None:
     def test() -> None:
         with node(tmp_path, 1) as here:
             with pytest.raises(FileNotFoundError):
-                here.network.attach(IDS[0], here.paths.run_dir / "no such namespace")
+                here.network.attach(sandbox(IDS[0]), here.paths.run_dir / "no such namespace")
             mount.unmount(here.pin(IDS[0]))  # a plain file now
             with pytest.raises(OSError, match="net") as caught:
                 here.attach(IDS[0])
@@ -285,7 +285,7 @@ def test_a_sweep_takes_what_belongs_to_nobody_and_nothing_else(tmp_path: Path) -
             links.create_veth(node_link("ab" * 32), master=links.link("bridge1").index, peer_name="eth0", peer_namespace=other)
             links.create_veth("klingon0", peer_name="eth1", peer_namespace=other)
             links.delete_link(node_link(IDS[2]))  # an address without a link
-            here.network.sweep({IDS[0]})
+            here.network.sweep([sandbox(IDS[0])])
             assert network.links_in() == {"lo", "bridge0", "bridge1", node_link(IDS[0]), node_link("ab" * 32), "klingon0"}
             assert here.store.rows("SELECT owner FROM addresses") == [(IDS[0],)]
             with here.inside(IDS[0]) as pod:
@@ -303,7 +303,7 @@ def test_a_sweep_finds_links_whose_bridge_is_gone(tmp_path: Path) -> None:
         with node(tmp_path, 1) as here, Netlink() as links:
             here.attach(IDS[0])
             links.delete_link("bridge0")
-            here.network.sweep(set())
+            here.network.sweep([])
             assert network.links_in() == {"lo"}
 
     network.in_a_node(test)
