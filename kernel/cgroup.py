@@ -14,6 +14,8 @@ from kernel.fd import Fd, open_path
 from kernel.mountinfo import load_mountinfo
 
 DEFAULT_MOUNT = Path("/sys/fs/cgroup")
+#: More than any of these files has but cgroup.procs.
+_READ_BYTES = 16 << 10
 
 
 def find_tree() -> Path:
@@ -60,7 +62,19 @@ class Cgroup:
             self.write("cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
 
     def read(self, file: str) -> str:
-        return (self.path / file).read_text()
+        """The whole of *file*, by descriptor: thousands of these are read to know what a node uses (pathlib: twice as long)."""
+        path = f"{self.path}/{file}"
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parts = []
+            while part := os.read(descriptor, _READ_BYTES):
+                parts.append(part)
+        except OSError as error:
+            error.filename = path
+            raise
+        finally:
+            os.close(descriptor)
+        return b"".join(parts).decode()
 
     def write(self, file: str, value: str) -> None:
         """Write *value* to *file* in one write(2), as the kernel wants it."""
@@ -99,6 +113,13 @@ class Cgroup:
             return [int(line) for line in self.read("cgroup.procs").split()]
         except (FileNotFoundError, OSError):
             return []
+
+    def all_processes(self) -> list[int]:
+        """The pids in it and below, each once; none when it is gone."""
+        found: set[int] = set()
+        for cgroup in (self, *self.descendants()):
+            found.update(cgroup.processes())
+        return sorted(found)
 
     def kill(self) -> None:
         """SIGKILL to everything in it and below, also to what is being forked right now; nothing if it is gone."""

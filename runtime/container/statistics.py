@@ -1,7 +1,7 @@
 """What a cgroup uses: its files as numbers, None where the controller that would count is not there.
 
-Every call looks anew and takes some ten reads (0.2 ms).  Bytes are bytes, times are nanoseconds; cgroups(7) and the
-kernel's admin-guide/cgroup-v2.rst say what each file means.
+Every call looks anew: a brief one takes ten reads (0.1 ms), a full one twenty.  Bytes are bytes, times are
+nanoseconds; cgroups(7) and the kernel's admin-guide/cgroup-v2.rst say what each file means.
 """
 
 from __future__ import annotations
@@ -111,15 +111,21 @@ class Statistics:
     """By page size as the kernel spells it: 2MB."""
 
 
-def read(cgroup: Cgroup) -> Statistics:
-    """The figures of *cgroup* and all below it.  Raises FileNotFoundError when it is gone."""
+def read(cgroup: Cgroup, *, brief: bool = False) -> Statistics:
+    """The figures of *cgroup* and all below it.  Raises FileNotFoundError when it is gone.
+
+    A *brief* account has no peaks, no events of memory, no block devices, no processes and no huge pages.
+    """
     controllers = cgroup.controllers()
+    memory = _memory(cgroup, brief=brief) if "memory" in controllers else None
+    # Pressure is counted in every cgroup; what devices did, with the controller alone.
+    io = IoUse(() if brief or "io" not in controllers else _devices(cgroup), _pressure(cgroup, "io.pressure"))
     return Statistics(
         cpu=_cpu(cgroup),
-        memory=_memory(cgroup) if "memory" in controllers else None,
-        pids=_pids(cgroup) if "pids" in controllers else None,
-        io=_io(cgroup) if "io" in controllers else None,
-        hugepages=_hugepages(cgroup) if "hugetlb" in controllers else {},
+        memory=memory,
+        pids=_pids(cgroup) if "pids" in controllers and not brief else None,
+        io=io if "io" in controllers or io.pressure is not None else None,
+        hugepages=_hugepages(cgroup) if "hugetlb" in controllers and not brief else {},
     )
 
 
@@ -162,24 +168,24 @@ def _cpu(cgroup: Cgroup) -> CpuUse | None:
     )
 
 
-def _memory(cgroup: Cgroup) -> MemoryUse | None:
-    memory = _amount(cgroup, "memory")
+def _memory(cgroup: Cgroup, *, brief: bool) -> MemoryUse | None:
+    memory = _amount(cgroup, "memory", brief=brief)
     if memory is None:
         return None
     return MemoryUse(
         memory=memory,
-        swap=_amount(cgroup, "memory.swap"),
+        swap=_amount(cgroup, "memory.swap", brief=brief),
         details=cgroup.fields("memory.stat"),
-        events=cgroup.fields("memory.events"),
+        events={} if brief else cgroup.fields("memory.events"),
         pressure=_pressure(cgroup, "memory.pressure"),
     )
 
 
-def _amount(cgroup: Cgroup, name: str) -> Amount | None:
+def _amount(cgroup: Cgroup, name: str, *, brief: bool) -> Amount | None:
     usage = cgroup.number(f"{name}.current")
     if usage is None:
         return None
-    return Amount(usage, cgroup.number(f"{name}.max"), cgroup.number(f"{name}.peak"))
+    return Amount(usage, cgroup.number(f"{name}.max"), None if brief else cgroup.number(f"{name}.peak"))
 
 
 def _pids(cgroup: Cgroup) -> PidsUse | None:
@@ -187,12 +193,11 @@ def _pids(cgroup: Cgroup) -> PidsUse | None:
     return None if current is None else PidsUse(current, cgroup.number("pids.max"))
 
 
-def _io(cgroup: Cgroup) -> IoUse | None:
+def _devices(cgroup: Cgroup) -> tuple[DeviceUse, ...]:
     try:
-        devices = parse_io(cgroup.read("io.stat"))
+        return parse_io(cgroup.read("io.stat"))
     except FileNotFoundError:
-        return None
-    return IoUse(devices, _pressure(cgroup, "io.pressure"))
+        return ()
 
 
 def _hugepages(cgroup: Cgroup) -> dict[str, HugepageUse]:

@@ -101,7 +101,7 @@ def test_lines_of_io_that_name_no_device_or_no_figure_are_left_out(text: str, fo
 
 def test_what_is_not_counted_is_none(drawn: Cgroup) -> None:
     (drawn.path / "cgroup.controllers").write_text("\n")
-    for name in ("cpu.stat", "cpu.pressure"):
+    for name in ("cpu.stat", "cpu.pressure", "io.pressure"):
         (drawn.path / name).unlink()
     assert statistics.read(drawn) == statistics.Statistics(None, None, None, None, {})
     (drawn.path / "cgroup.controllers").write_text("memory io pids hugetlb\n")
@@ -149,3 +149,15 @@ def test_a_real_one_has_every_size_of_pages(group: Cgroup) -> None:
 def test_of_one_that_is_gone_there_is_nothing_to_read() -> None:
     with pytest.raises(FileNotFoundError):
         statistics.read(Cgroup(find_tree() / "gone"))
+
+
+def test_a_brief_account_says_the_same_of_what_it_has(drawn: Cgroup) -> None:
+    whole, brief = statistics.read(drawn), statistics.read(drawn, brief=True)
+    assert brief.cpu == whole.cpu
+    assert brief.memory is not None
+    assert whole.memory is not None
+    assert (brief.memory.memory.usage_bytes, brief.memory.details) == (whole.memory.memory.usage_bytes, whole.memory.details)
+    assert (brief.memory.events, brief.memory.memory.peak_bytes, brief.pids, brief.hugepages) == ({}, None, None, {})
+    assert brief.io is not None
+    assert whole.io is not None
+    assert (brief.io.devices, brief.io.pressure) == ((), whole.io.pressure)
