@@ -1,16 +1,17 @@
-"""kernelet exec, stop, rm, pull: what can be done to it."""
+"""kernelet exec, stop, rm, pull, rmi: what can be done to it."""
 
 from __future__ import annotations
 
 import argparse
 import base64
+import json
 import sys
 
 from cri.api import api_pb2 as api
 from cri.client import Client
 from cri.command import connection, tables
 from cri.command.connection import Thing
-from runtime.errors import InvalidArgument
+from runtime.errors import InvalidArgument, NotFound
 
 #: What docker and podman give a container to end by itself.
 STOP_SECONDS = 10
@@ -52,7 +53,7 @@ def run_stop(options: argparse.Namespace) -> int:
         for text in options.things:
             thing = connection.find(client, text)
             _stop(client, thing, options.timeout)
-            print(thing.id)
+            _told(options, thing)
     return 0
 
 
@@ -69,7 +70,7 @@ def run_rm(options: argparse.Namespace) -> int:
             if not options.force and _runs(client, thing):
                 raise InvalidArgument(f"{thing.kind} {text} runs: stop it first, or use --force")
             _remove(client, thing)
-            print(thing.id)
+            _told(options, thing)
     return 0
 
 
@@ -86,6 +87,29 @@ def run_pull(options: argparse.Namespace) -> int:
         answer = client.call(request, api.PullImageResponse)
     print(tables.as_json([answer]) if options.json else answer.image_ref)
     return 0
+
+
+def add_rmi(parser: argparse.ArgumentParser) -> None:
+    connection.add_options(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a reference, or an id")
+
+
+def run_rmi(options: argparse.Namespace) -> int:
+    """Each name is taken away by itself; an image goes with its last one.  Raises NotFound for one that is not here."""
+    with connection.connect(options) as client:
+        for name in options.images:
+            wish = api.ImageSpec(image=name)
+            image = client.call(api.ImageStatusRequest(image=wish), api.ImageStatusResponse).image
+            if not image.id:
+                raise NotFound(f"no image here has the name or id {name!r}")
+            client.call(api.RemoveImageRequest(image=wish), api.RemoveImageResponse)
+            _told(options, Thing("image", image.id))
+    return 0
+
+
+def _told(options: argparse.Namespace, thing: Thing) -> None:
+    """Say that it is done: one line each, JSON or not, as soon as it is."""
+    print(json.dumps(thing._asdict()) if options.json else thing.id, flush=True)
 
 
 def _stop(client: Client, thing: Thing, timeout: int) -> None:

@@ -41,12 +41,12 @@ class Page:
         self.line(label + (self.ink(first, style) if style else first))
         for piece in rest:
             self.line(indent + (self.ink(piece, style) if style else piece))
-        for piece in _wrap(why, WIDTH - len(label)):
+        for piece in wrap(why, WIDTH - len(label)):
             self.line(indent + self.ink(piece, "dim"))
 
     def item(self, label: str, text: str, style: str) -> None:
         """A labelled text, wrapped between words under itself."""
-        for piece in _wrap(printable(text), WIDTH - len(label)) or [""]:
+        for piece in wrap(printable(text), WIDTH - len(label)) or [""]:
             self.line(label + self.ink(piece, style))
             label = " " * len(label)
 
@@ -56,7 +56,8 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
-def _wrap(text: str, width: int) -> list[str]:
+def wrap(text: str, width: int) -> list[str]:
+    """*text* in lines of at most *width*, between words only."""
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 

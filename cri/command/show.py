@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from cri.api import api_pb2 as api
 from cri.command import connection, tables
@@ -19,13 +21,13 @@ _CONTAINERS = {
 
 def add_pods(parser: argparse.ArgumentParser) -> None:
     connection.add_options(parser)
+    _add_brief(parser)
 
 
 def run_pods(options: argparse.Namespace) -> int:
     with connection.connect(options) as client:
         pods = client.call(api.ListPodSandboxRequest(), api.ListPodSandboxResponse).items
-    if options.json:
-        print(tables.as_json(pods))
+    if _printed(options, pods, lambda pod: [pod.metadata.name]):
         return 0
     rows = [
         (
@@ -45,6 +47,7 @@ def run_pods(options: argparse.Namespace) -> int:
 def add_ps(parser: argparse.ArgumentParser) -> None:
     connection.add_options(parser)
     parser.add_argument("-a", "--all", action="store_true", help="also containers that do not run")
+    _add_brief(parser)
 
 
 def run_ps(options: argparse.Namespace) -> int:
@@ -53,8 +56,7 @@ def run_ps(options: argparse.Namespace) -> int:
     with connection.connect(options) as client:
         containers = client.call(wish, api.ListContainersResponse).containers
         pods = client.call(api.ListPodSandboxRequest(), api.ListPodSandboxResponse).items
-    if options.json:
-        print(tables.as_json(containers))
+    if _printed(options, containers, lambda container: [container.metadata.name]):
         return 0
     names = {pod.id: f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in pods}
     rows = [
@@ -74,13 +76,13 @@ def run_ps(options: argparse.Namespace) -> int:
 
 def add_images(parser: argparse.ArgumentParser) -> None:
     connection.add_options(parser)
+    _add_brief(parser)
 
 
 def run_images(options: argparse.Namespace) -> int:
     with connection.connect(options) as client:
         images = client.call(api.ListImagesRequest(), api.ListImagesResponse).images
-    if options.json:
-        print(tables.as_json(images))
+    if _printed(options, images, lambda image: image.repo_tags or image.repo_digests):
         return 0
     rows = [
         (name, image.id.removeprefix("sha256:")[: tables.SHORT_ID], tables.size(image.size))
@@ -89,6 +91,23 @@ def run_images(options: argparse.Namespace) -> int:
     ]
     print(tables.table(("IMAGE", "ID", "SIZE"), sorted(rows)))
     return 0
+
+
+def _add_brief(parser: argparse.ArgumentParser) -> None:
+    brief = parser.add_mutually_exclusive_group()
+    brief.add_argument("-q", "--quiet", action="store_true", help="print ids only")
+    brief.add_argument("--names", action="store_true", help="print names only")
+
+
+def _printed(options: argparse.Namespace, items: Sequence[Any], names: Callable[[Any], Iterable[str]]) -> bool:
+    """Print *items* as JSON, or briefly, when that is asked for; False when a table is."""
+    if options.json:
+        print(tables.as_json(items))
+    elif options.quiet:
+        print("".join(f"{item.id}\n" for item in items), end="")
+    elif options.names:
+        print("".join(f"{tables.printable(name)}\n" for name in sorted({name for item in items for name in names(item)})), end="")
+    return bool(options.json or options.quiet or options.names)
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:

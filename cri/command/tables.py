@@ -19,7 +19,7 @@ def as_json(messages: Iterable[Message]) -> str:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Columns as wide as their widest cell."""
-    lines = [list(headings), *([_printable(cell) for cell in row] for row in rows)]
+    lines = [list(headings), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
@@ -43,6 +43,6 @@ def size(number: int) -> str:
     return f"{value:.3g} TB"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """*text* without what a terminal would act on: names come from strangers."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)

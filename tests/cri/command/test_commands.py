@@ -128,3 +128,37 @@ def test_an_ended_container_is_shown_as_such(daemon: Daemon, kernelet: Run) -> N
     daemon.node.change(container_id, finished_at_ns=5)
     _, out, _ = kernelet("ps", "-a")
     assert out.splitlines()[1].split()[4] == "exited"
+
+
+def test_ids_and_names_alone(daemon: Daemon, kernelet: Run) -> None:
+    running = daemon.running("web")
+    assert kernelet("ps", "-q")[1] == f"{running}\n"
+    assert kernelet("ps", "--names")[1] == "web\n"
+    assert kernelet("pods", "--names")[1] == "pod-of-web\n"
+    assert kernelet("images", "--names")[1] == f"{NAME}\n"
+    assert kernelet("images", "--quiet")[1] == f"{image().id}\n"
+
+
+def test_inspect_shows_a_container_a_pod_or_an_image(daemon: Daemon, kernelet: Run) -> None:
+    running = daemon.running("web")
+    status, out, _ = kernelet("inspect", "web", "pod-of-web", NAME)
+    container, pod, of_image = json.loads(out)
+    assert status == 0
+    assert (container["kind"], container["status"]["id"]) == ("container", running)
+    assert container["info"]["info"]["sandboxID"] == daemon.node.find_container(running).sandbox_id
+    assert (pod["kind"], pod["status"]["metadata"]["name"]) == ("pod", "pod-of-web")
+    assert (of_image["kind"], of_image["image"]["id"]) == ("image", image().id)
+    status, _, err = kernelet("inspect", "nothing")
+    assert (status, err) == (1, "kernelet: no container, pod or image has an id that begins with 'nothing', nor that name\n")
+
+
+def test_rmi(daemon: Daemon, kernelet: Run) -> None:
+    assert kernelet("rmi", "--json", NAME) == (0, f'{{"kind": "image", "id": "{image().id}"}}\n', "")
+    status, _, err = kernelet("rmi", NAME)
+    assert (status, err) == (1, f"kernelet: no image here has the name or id '{NAME}'\n")
+
+
+def test_what_was_done_is_told_as_json_too(daemon: Daemon, kernelet: Run) -> None:
+    container_id = daemon.running("web")
+    assert json.loads(kernelet("stop", "--json", "web")[1]) == {"kind": "container", "id": container_id}
+    assert json.loads(kernelet("rm", "--json", "web")[1]) == {"kind": "container", "id": container_id}
