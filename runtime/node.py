@@ -9,6 +9,7 @@ import contextlib
 import logging
 import queue
 import threading
+from collections.abc import Sequence
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
@@ -20,6 +21,7 @@ from runtime.container.state import Container
 from runtime.context import Context
 from runtime.errors import KerneletError, MonitorLost
 from runtime.execution import ExecResult
+from runtime.image.records import Usage
 from runtime.image.store import ImageStore
 from runtime.inventory import Inventory
 from runtime.journal import Journal
@@ -31,6 +33,7 @@ from runtime.sandbox import namespaces
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.store import Store
+from runtime.usage import ContainerUse, Meter, Processes, SandboxUse
 
 #: Between two attempts to have a monitor, when it dies at once.
 RETRY_SECONDS = 0.1
@@ -72,6 +75,7 @@ class Node:
             tree,
             driver(cgroup_driver, tree, cgroup_parent),
         )
+        self._meter = Meter(self._context)
         self._replacing = threading.Lock()
         self._closing = threading.Event()
         self._recorder = threading.Thread(target=self._record_exits, name="exits", daemon=True)
@@ -90,6 +94,7 @@ class Node:
     def close(self) -> None:
         """Let go of the node.  Containers run on; when there are none, nothing of ours stays behind."""
         self._closing.set()
+        self._meter.close()
         alive = [sandbox for sandbox in self.sandboxes() if sandbox.state is SandboxState.READY]
         self._context.monitor.close(end_monitor=not alive)
         self._exits.put(None)
@@ -136,6 +141,22 @@ class Node:
     def faults(self) -> list[str]:
         """What keeps this daemon from its work, in words; blocks for some seconds at most."""
         return health.faults(self._store, self._context.monitor)
+
+    # What it uses.
+
+    def use_of_containers(self, containers: Sequence[Container], *, brief: bool = True) -> list[ContainerUse]:
+        return self._meter.containers(containers, brief=brief)
+
+    def use_of_sandboxes(self, sandboxes: Sequence[Sandbox], *, brief: bool = True) -> list[SandboxUse]:
+        return self._meter.sandboxes(sandboxes, brief=brief)
+
+    def processes_of(self, container: Container) -> Processes | None:
+        return self._meter.processes(container)
+
+    def use_of_layers(self) -> Usage:
+        """What the writable layers of all containers take on disk."""
+        total_bytes, inodes = self._meter.layers_total()
+        return Usage(total_bytes, inodes)
 
     # Operations.
 

@@ -118,13 +118,11 @@ def read(cgroup: Cgroup, *, brief: bool = False) -> Statistics:
     """
     controllers = cgroup.controllers()
     memory = _memory(cgroup, brief=brief) if "memory" in controllers else None
-    # Pressure is counted in every cgroup; what devices did, with the controller alone.
-    io = IoUse(() if brief or "io" not in controllers else _devices(cgroup), _pressure(cgroup, "io.pressure"))
     return Statistics(
         cpu=_cpu(cgroup),
         memory=memory,
         pids=_pids(cgroup) if "pids" in controllers and not brief else None,
-        io=io if "io" in controllers or io.pressure is not None else None,
+        io=_io(cgroup, is_counted="io" in controllers and not brief),
         hugepages=_hugepages(cgroup) if "hugetlb" in controllers and not brief else {},
     )
 
@@ -193,11 +191,14 @@ def _pids(cgroup: Cgroup) -> PidsUse | None:
     return None if current is None else PidsUse(current, cgroup.number("pids.max"))
 
 
-def _devices(cgroup: Cgroup) -> tuple[DeviceUse, ...]:
+def _io(cgroup: Cgroup, *, is_counted: bool) -> IoUse | None:
+    """Pressure is there in every cgroup; what devices did, with the controller alone."""
+    pressure = _pressure(cgroup, "io.pressure")
     try:
-        return parse_io(cgroup.read("io.stat"))
+        devices = parse_io(cgroup.read("io.stat")) if is_counted else ()
     except FileNotFoundError:
-        return ()
+        is_counted, devices = False, ()
+    return IoUse(devices, pressure) if is_counted or pressure is not None else None
 
 
 def _hugepages(cgroup: Cgroup) -> dict[str, HugepageUse]:
