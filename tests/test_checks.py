@@ -32,7 +32,7 @@ def test_ruff_finds_nothing() -> None:
 
 @pytest.mark.timeout(600)
 def test_mypy_finds_nothing() -> None:
-    packages = ["kernel", "runtime", "cri", "tests.support"]
+    packages = ["kernel", "runtime", "cri", "tests.support", "tests.vm"]
     check("mypy", "--strict", *(word for package in packages for word in ("-p", package)), "-m", "tests.conftest")
 
 

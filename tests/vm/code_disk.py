@@ -1,4 +1,7 @@
-"""The part of an image that changes with our source: a virtual environment out of wheels, ours and those it needs."""
+"""The part of an image that changes with our source: a virtual environment out of wheels, ours and those it needs.
+
+The others' wheels are kept apart, in a directory named for a digest of the lock file: they change rarely and take longest.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from tests.vm.disk import BUILT, contents, digest, make_disk, run
 
 #: What the wheel is built from, and what the tests in a guest need besides.
 SOURCES = ("kernel", "runtime", "cri", "scripts", "pyproject.toml", "requirements.lock", "README.md", "LICENSE")
-TEST_PACKAGES = ("pytest", "pytest-timeout", "hypothesis")
+TEST_PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "pyseccomp", "coverage")
 PREFIX = "/opt/kernelet"
 
 
@@ -21,20 +24,33 @@ def identify() -> str:
     return digest([Path(__file__).read_bytes(), *(part for name in SOURCES for part in contents(TREE / name))])
 
 
-def build(made: Path, work: Path) -> None:
-    """code.ext4: a virtual environment for /opt/kernelet, out of wheels alone."""
-    wheels, venv = work / "wheels", work / "venv"
-    _make_wheels(wheels, work)
+def identify_wheels() -> str:
+    """A digest of what the others' wheels are made of."""
+    return digest([Path(__file__).read_bytes(), (TREE / "requirements.lock").read_bytes()])
+
+
+def build(made: Path, work: Path, wheels: Path) -> None:
+    """code.ext4: a virtual environment for /opt/kernelet, out of our wheel and of *wheels*."""
+    ours, venv = work / "wheels", work / "venv"
+    _make_our_wheel(ours, work)
     run(sys.executable, "-m", "venv", "--without-pip", venv)
-    _pip("--python", venv / "bin/python", "install", "--no-index", "--find-links", wheels, "kernelet", *TEST_PACKAGES)
+    sources = ("--find-links", ours, "--find-links", wheels)
+    _pip("--python", venv / "bin/python", "install", "--no-index", *sources, "kernelet", *TEST_PACKAGES)
     for script in (venv / "bin").iterdir():  # pip wrote down where the interpreter is now
         if not script.is_symlink():
             script.write_bytes(script.read_bytes().replace(os.fsencode(venv), os.fsencode(PREFIX)))
     make_disk(venv, made / "code.ext4", "256M")
 
 
-def _make_wheels(target: Path, work: Path) -> None:
-    """Ours, and those that requirements.lock names, by its hashes."""
+def build_wheels(made: Path, work: Path) -> None:
+    """The wheels that requirements.lock names, by its hashes."""
+    for section in ("build", "run", "test"):
+        lock = work / f"{section}.lock"
+        lock.write_text(_locked(section))
+        _pip("wheel", "--no-deps", "--no-build-isolation", "--use-pep517", "--require-hashes", "--wheel-dir", made, "-r", lock)
+
+
+def _make_our_wheel(target: Path, work: Path) -> None:
     source = work / "source"
     source.mkdir()
     for name in SOURCES:  # a copy: a build writes into its source, which is in use
@@ -43,10 +59,6 @@ def _make_wheels(target: Path, work: Path) -> None:
         else:
             shutil.copy(TREE / name, source / name)
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", target, source)
-    for section in ("build", "run", "test"):
-        lock = work / f"{section}.lock"
-        lock.write_text(_locked(section))
-        _pip("wheel", "--no-deps", "--no-build-isolation", "--use-pep517", "--require-hashes", "--wheel-dir", target, "-r", lock)
 
 
 def _locked(section: str) -> str:

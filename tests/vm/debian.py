@@ -1,34 +1,58 @@
-"""The part of an image that changes with Debian: a root file system and kernels, all out of its packages."""
+"""The part of an image that changes with Debian: a root file system and kernels, all out of its packages.
+
+The root is bookworm's; the kernels are of several suites, each asked of apt with lists of its own (``apt.py``).
+"""
 
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from tests.vm import apt
 from tests.vm.disk import contents, digest, make_disk, run
 
 GUEST = Path(__file__).with_name("guest")
 SUITE = "bookworm"
 
-#: Of the root file system; no udev: waiting for its devices cost 13 s a boot under TCG.
+#: Of the root file system; no udev: waiting for its devices cost 13 s a boot under TCG.  The last line: what tests compare with.
 PACKAGES = (
     "systemd-sysv dbus kmod python3 iproute2 nftables iptables procps uidmap "
-    "busybox-static libcap2 libseccomp2 e2fsprogs apparmor"
+    "busybox-static libcap2 libseccomp2 e2fsprogs apparmor "
+    "crun runc strace linux-libc-dev"
 ).split()
-MODULES = "overlay fuse loop tun veth bridge br_netfilter nf_tables nft_chain_nat".split()
+MODULES = "overlay fuse loop tun veth bridge br_netfilter nf_tables nft_chain_nat bfq".split()
 
-#: What ``vm.run(kernel=...)`` may name, and Debian's package of it.
+
+class Kernel(NamedTuple):
+    """Debian's package of a kernel, and the suite it is of: "" for what this machine's own apt knows."""
+
+    package: str
+    suite: str = ""
+
+
 UML = "uml"
-KERNELS = {UML: "user-mode-linux", "6.1": "linux-image-cloud-amd64", "6.12": "linux-image-6.12-cloud-amd64"}
+#: The newest that Debian has today, and the oldest that its mirrors still have, on which nothing of ours starts.
+NEWEST, TOO_OLD = "newest", "5.10"
+#: What ``vm.run(kernel=...)`` may name.
+KERNELS = {
+    UML: Kernel("user-mode-linux"),
+    "6.1": Kernel("linux-image-cloud-amd64"),
+    "6.12": Kernel("linux-image-6.12-cloud-amd64"),
+    NEWEST: Kernel("linux-image-cloud-amd64", "sid"),
+    TOO_OLD: Kernel("linux-image-cloud-amd64", "bullseye-security"),
+}
 
 
 def identify() -> str:
     """A digest of the packages, each by apt's own hash of its file, and of the scripts put beside them."""
-    lines = [line.split(" ", 1)[1] for line in _package_files((*PACKAGES, *map(_real_package, KERNELS.values())))]
+    lines = [line.split(" ", 1)[1] for line in apt.files_of(PACKAGES)]
+    for kernel in KERNELS.values():
+        lines += [line.split(" ", 1)[1] for line in apt.files_of(_packages(kernel), kernel.suite)]
     recipe = [Path(__file__).read_bytes(), *contents(GUEST)]
     return digest([*recipe, *(line.encode() for line in sorted(lines))])
 
@@ -37,8 +61,8 @@ def build(made: Path, work: Path) -> None:
     """root.ext4, and for each kernel its vmlinuz and, under QEMU, an initramfs."""
     root = work / "root"
     _bootstrap(root)
-    for name, package in KERNELS.items():
-        _add_kernel(name, _real_package(package), root, made / name, work)
+    for name, kernel in KERNELS.items():
+        _add_kernel(name, kernel, root, made / name, work)
     for script, place in (
         ("init", "usr/local/sbin/kernelet-vm-init"),
         ("run", "usr/local/sbin/kernelet-vm-run"),
@@ -63,18 +87,21 @@ def _bootstrap(root: Path) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
 
 
-def _add_kernel(name: str, package: str, root: Path, made: Path, work: Path) -> None:
+def _add_kernel(name: str, kernel: Kernel, root: Path, made: Path, work: Path) -> None:
     unpacked = work / f"kernel-{name}"
     unpacked.mkdir()
     made.mkdir()
-    run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, cwd=unpacked)
-    run("dpkg-deb", "-x", next(unpacked.glob("*.deb")), unpacked)
-    modules = unpacked / ("usr/lib/uml/modules" if name == UML else "lib/modules")
+    run("apt-get", *apt.options(kernel.suite), "-qq", "download", *_packages(kernel), cwd=unpacked)
+    for archive in unpacked.glob("*.deb"):
+        run("dpkg-deb", "-x", archive, unpacked)
+    places = ("usr/lib/uml/modules", "usr/lib/modules", "lib/modules")  # without the first "usr" until trixie
+    modules = next(unpacked / place for place in places if (unpacked / place).is_dir())
     (version,) = os.listdir(modules)
+    images = ("usr/bin/linux.uml", f"boot/vmlinuz-{version}", f"usr/lib/modules/{version}/vmlinuz")
+    vmlinuz = next(unpacked / place for place in images if (unpacked / place).exists())
+    vmlinuz.rename(made / "vmlinuz")
     (modules / version).rename(root / "usr/lib/modules" / version)
     run("chroot", root, "depmod", version)
-    vmlinuz = unpacked / ("usr/bin/linux.uml" if name == UML else f"boot/vmlinuz-{version}")
-    vmlinuz.rename(made / "vmlinuz")
     if name != UML:
         _make_initramfs(root, version, made / "initramfs", work / f"initramfs-{name}")
 
@@ -87,8 +114,11 @@ def _make_initramfs(root: Path, version: str, target: Path, tree: Path) -> None:
     lines = run("chroot", root, "modprobe", "-S", version, "-D", "-a", *wanted).splitlines()
     files = dict.fromkeys(line.split()[1] for line in lines if line.startswith("insmod"))
     for file in files:
-        shutil.copy(root / file.lstrip("/"), tree / "modules")
-    (tree / "order").write_text("".join(f"{Path(file).name}\n" for file in files))
+        content = (root / file.lstrip("/")).read_bytes()
+        (tree / "modules" / Path(file).name.removesuffix(".xz")).write_bytes(
+            lzma.decompress(content) if file.endswith(".xz") else content
+        )
+    (tree / "order").write_text("".join(f"{Path(file).name.removesuffix('.xz')}\n" for file in files))
     shutil.copy(root / "bin/busybox", tree / "busybox")
     shutil.copy(GUEST / "initramfs", tree / "init")
     os.chmod(tree / "init", 0o755)
@@ -100,20 +130,17 @@ def _make_initramfs(root: Path, version: str, target: Path, tree: Path) -> None:
     target.write_bytes(gzip.compress(archive, 1))
 
 
-def _real_package(name: str) -> str:
-    """The package that a name stands for: "linux-image-cloud-amd64" depends on the newest."""
-    if not name.startswith("linux-image"):
-        return name
-    depends = [line.split()[1] for line in run("apt-cache", "depends", name).splitlines() if "Depends:" in line]
-    return depends[0] if depends else name
+def _packages(kernel: Kernel) -> list[str]:
+    """What *kernel* is made of: its package stands for the newest image, and since 2026 that for a base, a binary and modules."""
+    if not kernel.package.startswith("linux-image"):
+        return [kernel.package]
+    (image,) = _depends(kernel.package, kernel.suite, "linux-image-") or [kernel.package]
+    parts = ("linux-base-", "linux-binary-", "linux-modules-")
+    return [image, *(name for part in parts for name in _depends(image, kernel.suite, part))]
 
 
-def _package_files(names: Sequence[str]) -> list[str]:
-    """A line for each package: address, file, size, hash.  LookupError when apt does not know one."""
-    try:
-        return run("apt-get", "-qq", "download", "--print-uris", *names).splitlines()
-    except subprocess.CalledProcessError as error:
-        wanted = " ".join(names)
-        raise LookupError(f"ask apt for the guests' packages: it does not know all of {wanted}: run apt-get update") from error
-
-
+def _depends(package: str, suite: str, prefix: str) -> list[str]:
+    """Of what *package* needs, what begins with *prefix*."""
+    lines = run("apt-cache", *apt.options(suite), "depends", package).splitlines()
+    names = [line.split()[1] for line in lines if line.startswith("  Depends: ")]
+    return [name for name in names if name.startswith(prefix)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.requires import TREE
-from tests.vm import code_disk, debian
+from tests.vm import apt, code_disk, debian
 
 CACHE = TREE / "build/vm"
 
@@ -51,11 +51,15 @@ def find() -> Image:
 
 
 def build() -> Image:
-    """The same, built if need be; older ones are removed."""
-    image = _named()
+    """The same, built if need be, of packages that apt was asked for lately; older ones are removed."""
     CACHE.mkdir(parents=True, exist_ok=True)
+    for suite in sorted({kernel.suite for kernel in debian.KERNELS.values()} - {""}):
+        apt.update(suite)
+    image = _named()
+    wheels = CACHE / f"wheels-{code_disk.identify_wheels()}"
     _build_once(image.debian, debian.build)
-    _build_once(image.code, code_disk.build)
+    _build_once(wheels, code_disk.build_wheels)
+    _build_once(image.code, lambda made, work: code_disk.build(made, work, wheels))
     return image
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from cri.api import api_pb2 as api
-from tests.support import wait
+from kernel.cgroup import Cgroup
+from tests.support import cgroup, wait
 from tests.support.requires import requires
-from tests.vm.inside.conftest import Node
-from tests.vm.inside.test_oci_limits import BOMB, HOG, MIB, SPIN, TWENTY
+from tests.vm.inside.conftest import BOMB, HOG, MIB, SPIN, TWENTY, Node
 
 
 @requires("controllers memory")
@@ -30,6 +30,40 @@ def test_a_child_without_memory_is_said_to_be_so_with_the_exit_code_of_its_init(
     assert node.finish(container, 60) == 137
     assert node.status(container).reason == "OOMKilled"
     assert node.cgroup(pod).fields("memory.events")["oom_kill"] == 1
+
+
+@requires("controllers memory")
+def test_a_container_whose_child_was_killed_runs_on_and_is_said_to_have_lacked_memory_when_it_ends(node: Node) -> None:
+    """As with containerd: the reason is about what happened in the container, the exit code about its init."""
+    pod = node.pod()
+    container = node.limited(pod, f"{HOG}; until test -e /tmp/go; do sleep 0.1; done", memory_limit_in_bytes=20 * MIB)
+    node.start(container)
+    wait.until(lambda: node.cgroup(pod, container).fields("memory.events")["oom_kill"] == 1, 60, "the child to be killed")
+    status = node.status(container)
+    assert (status.state, status.reason, status.exit_code) == (api.CONTAINER_RUNNING, "", 0)
+    assert node.execute(container, "touch", "/tmp/go").exit_code == 0
+    assert node.finish(container, 60) == 0
+    assert node.status(container).reason == "OOMKilled"
+
+
+@requires("controllers memory")
+def test_a_container_in_a_kubelets_tree_is_held_to_its_pods_limit_too(node: Node) -> None:
+    """The pod's cgroup is the kubelet's: it makes it, with limits, and it is there when the pod is gone."""
+    parent = Cgroup(cgroup.ROOT / "kubepods/burstable/pod1")
+    parent.create()
+    for directory in (cgroup.ROOT, cgroup.ROOT / "kubepods", cgroup.ROOT / "kubepods/burstable"):
+        Cgroup(directory).enable(["memory"])
+    parent.write("memory.max", str(20 * MIB))
+    pod = node.pod(parent="/kubepods/burstable/pod1")
+    container = node.limited(pod, f"exec {HOG}", memory_limit_in_bytes=200 * MIB)
+    node.start(container)
+    assert node.finish(container, 60) == 137
+    assert node.status(container).reason == "OOMKilled"
+    assert parent.fields("memory.events.local")["max"] > 0
+    node.remove_pod(pod)
+    assert parent.exists()
+    assert parent.descendants() == []
+    cgroup.remove(cgroup.ROOT / "kubepods")
 
 
 @requires("controllers memory")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +14,7 @@ from kernel.cgroup import Cgroup
 from runtime.container.limits import weight_of
 from tests.support import wait
 from tests.support.requires import requires
-from tests.vm.inside.conftest import Container, Limited
-
-MIB = 1 << 20
-#: 64 MiB that are written to, by a process of its own.
-HOG = "dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null"
-SPIN = "while :; do :; done"
+from tests.vm.inside.conftest import BOMB, HOG, MIB, SPIN, TWENTY, Container, Limited, bind
 
 
 @requires("controllers memory")
@@ -53,10 +45,6 @@ def test_what_is_above_memory_high_is_reclaimed_and_counted(oci: Limited) -> Non
     container = oci.run(f"{HOG}; exit 5", memory={"limit": 200 * MIB}, unified={"memory.high": str(20 * MIB)})
     wait.until(lambda: container.cgroup.fields("memory.events")["high"] > 0, 60, "memory.high to be felt")
     assert container.cgroup.fields("memory.events")["oom_kill"] == 0
-
-
-#: Twenty at once; the shell that cannot fork ends, the init stays.
-TWENTY = "(for i in $(seq 20); do sleep 1000 & done); exec sleep 1000"
 
 
 @requires("controllers pids")
@@ -121,14 +109,6 @@ def test_weights_share_what_there_is(oci: Limited) -> None:
     assert (after[1] - before[1]) / (after[0] - before[0]) == pytest.approx(weight_of(3072) / weight_of(320), rel=0.3)
 
 
-@pytest.fixture
-def disk() -> Iterator[Path]:
-    """A directory on the root disk: the rest is in memory, where nothing is throttled."""
-    made = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    yield made
-    shutil.rmtree(made)
-
-
 WRITTEN = 3 * MIB
 
 
@@ -144,9 +124,8 @@ def rate_of_writing(oci: Limited, disk: Path, limit: int | None) -> float:
     number = os.stat(disk).st_dev
     major, minor = os.major(number), os.minor(number)
     throttle = [{"major": major, "minor": minor, "rate": limit}] if limit else []
-    bind = {"destination": "/data", "source": str(disk), "type": "bind", "options": ["bind", "rw"]}
     script = "dd if=/dev/zero of=/data/file bs=64k count=48 oflag=direct 2>/dev/null && exec sleep 1000"
-    container = oci.run(script, mounts=(bind,), blockIO={"throttleWriteBpsDevice": throttle})
+    container = oci.run(script, mounts=(bind(disk),), blockIO={"throttleWriteBpsDevice": throttle})
     if limit:
         assert f"{major}:{minor} rbps=max wbps={limit} " in container.cgroup.read("io.max")
     wait.until(lambda: written(container.cgroup, major, minor) > 0, 60, "the first byte to be written")
@@ -161,10 +140,6 @@ def written(group: Cgroup, major: int, minor: int) -> int:
     """wbytes of io.stat for one device; a device that nothing was done with has a line without figures."""
     found = re.search(rf"^{major}:{minor} .*\bwbytes=(\d+)", group.read("io.stat"), re.MULTILINE)
     return int(found[1]) if found else 0
-
-
-#: Each process makes two more, and ends: no list of processes is ever right.  One that stays is beside them.
-BOMB = "sleep 1000 & bomb() { bomb | bomb & }; (bomb) & exec sleep 1000"
 
 
 @requires("controllers pids")
