@@ -7,6 +7,7 @@ the node is touched; what was made is undone in full when a step fails.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -262,7 +263,9 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
         if target is not None and not is_init_of(target):  # its pid namespace was opened by number: was it still it?
             raise ContainerNotRunning(f"create container {container.config.name}: {target.config.name} has just ended")
         code = compile_filter(spec.linux.seccomp) if spec.linux.seccomp else None
-        program = init.program(f"init of {container.config.name}", spec, prepared.facts, code)
+        config = container.config
+        facts = dataclasses.replace(prepared.facts, lets_go_of_input=config.stdin_once and config.stdin and not config.tty)
+        program = init.program(f"init of {config.name}", spec, facts, code)
         descriptors = dict(prepared.descriptors)
         descriptors[Descriptor.CGROUP] = opened.enter_context(cgroup.open())
         if prepared.terminal is not None:

@@ -83,6 +83,8 @@ class Facts:
     in_cgroup: bool = True
     has_reaper: bool = True
     """The runner's parent half stays behind as the reaper; otherwise the new process is the child of who started the runner."""
+    lets_go_of_input: bool = False
+    """The reaper can be told to close its end of stdin, which then ends for good."""
     pauses: bool = False
     """Before the pivot the program says "h" and waits: hooks, network devices and the like are seen to from outside."""
     user_namespace: int | None = None

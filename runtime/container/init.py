@@ -76,7 +76,7 @@ def compose(spec: schema.Spec, user: schema.Process, facts: Facts, filter_code: 
     if waits:
         process.wait_for_start(steps, pipes)
     if facts.has_reaper:
-        reaper.stay_behind(steps)
+        reaper.stay_behind(steps, lets_go_of_input=facts.lets_go_of_input)
     return steps
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import errno
 import struct
 
-from kernel.program import Buffer, Flags, Program, Slot
+from kernel.program import Buffer, Flags, Program, Slot, Structure
 from runtime.container.descriptors import EXIT_FILE, EXIT_SIZE, SIGINFO_SIZE, Descriptor
 
 LAST = 0xFFFFFFFF
 CLOCK_REALTIME = 0
+POLLIN = 1
 
 
-def stay_behind(program: Program) -> None:
-    """Add the reaper's steps to *program*."""
+def stay_behind(program: Program, *, lets_go_of_input: bool = False) -> None:
+    """Add the reaper's steps to *program*; with *lets_go_of_input* it can be told to close its end of stdin."""
     then = program.afterwards
     status = Buffer("status", EXIT_SIZE)
     then("setsid", why="no signal to the monitor's session or terminal may reach a reaper")
@@ -38,6 +39,8 @@ def stay_behind(program: Program) -> None:
     then("close", Descriptor.PROGRAM, why="the program is mapped")
     then("close", Descriptor.CGROUP, tolerate=(errno.EBADF,), why="the cgroup was needed for the clone alone")
     then("close_range", Descriptor.INIT + 1, LAST, 0, why="namespaces and mounts were needed for the start alone")
+    if lets_go_of_input:
+        _let_go_of_input(program)
     then("waitid", Flags(("P_ALL",)), 0, status, Flags(("WEXITED",)), 0, why="wait for the one child there is")
     then("clock_gettime", CLOCK_REALTIME, Buffer("status", EXIT_SIZE, SIGINFO_SIZE), why="note when")
     then(
@@ -53,6 +56,25 @@ def stay_behind(program: Program) -> None:
     then("renameat2", Descriptor.RUN_DIR, EXIT_FILE + ".new", Descriptor.RUN_DIR, EXIT_FILE, 0, why="whole or not at all")
     then("write", Descriptor.DONE, struct.pack("<Q", 1), 8, why="wake the monitor")
     then("ppoll", 0, 0, 0, 0, 0, why="hold the streams until a monitor has read them and ends this process")
+
+
+def _let_go_of_input(program: Program) -> None:
+    """Close our end of stdin when the start event says so once more, or the process has ended.
+
+    A pipe ends when the last copy of its other end is closed, and one of them is ours.  Until the new process has
+    executed its program, which is when the ready pipe ends, the event is that process's.
+    """
+    then = program.afterwards
+    started = Structure((_polled(Descriptor.READY_READ, 0),), "{ready_read}")
+    either = Structure((_polled(Descriptor.INIT, POLLIN), _polled(Descriptor.START, POLLIN)), "{init, start}")
+    then("ppoll", started, 1, 0, 0, 0, why="leave the start event to the new process until it has started")
+    then("ppoll", either, 2, 0, 0, 0, why="wait until stdin is to end for good, or the process has ended")
+    then("close", Descriptor.INPUT, why="it is the last copy when the monitor has closed its own")
+
+
+def _polled(number: int, events: int) -> int:
+    """A struct pollfd as one word."""
+    return number | events << 32
 
 
 def read_exit(content: bytes) -> tuple[int, int]:

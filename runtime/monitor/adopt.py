@@ -6,6 +6,7 @@ descriptor RUN_DIR lies below our run directory.  Nothing had to be written down
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -65,7 +66,12 @@ def take_over(found: Found, watch_id: str, kind: Kind) -> tuple[Watch, dict[int,
     )
     ends = {}
     for number in (Descriptor.OUTPUT, Descriptor.ERRORS, Descriptor.INPUT):
-        file = take(number)
+        try:
+            file = take(number)
+        except OSError as error:
+            if number is Descriptor.INPUT and error.errno == errno.EBADF:
+                continue  # it was closed for good
+            raise
         if _is_null(file):
             file.close()
         else:

@@ -141,7 +141,8 @@ class MonitorClient:
         """Run *program*; returns when the process is created (or, for an exec, running), with its report.
 
         *descriptors* are the program's, by number; *sinks* the log file, or the files for captured
-        stdout and stderr.  Nothing of them is closed here.
+        stdout and stderr; with *output* "given", its streams are among the descriptors and the null device
+        stands for those that are not.  Nothing of them is closed here.
         """
         report = Report(len(program.all_steps))
         with memory("kernelet-program", program.pack()) as code:
@@ -176,6 +177,20 @@ class MonitorClient:
     def reopen_log(self, process_id: str, file: Fd) -> None:
         """Go on in *file*; when this returns, nothing more goes to the old one."""
         self._ask_settled({"op": "reopen", "id": process_id}, [file])
+
+    def attach(self, process_id: str, sinks: Mapping[int, Fd]) -> Fd | None:
+        """Have the output of a running process copied to *sinks*, pipes by the number of the stream, from now on.
+
+        Each ends with the process (that of 0 does nothing else), or when what it holds is not read for too long
+        (``runtime.monitor.viewers``).  Returns the terminal's master, or the other end of stdin, or None where there is
+        neither.  Raises ProcessLookupError when it does not run.
+        """
+        answer = self._ask_settled({"op": "attach", "id": process_id, "streams": list(sinks)}, [*sinks.values()])
+        return next(iter(answer["files"]), None)
+
+    def close_input(self, process_id: str) -> None:
+        """Let the process's stdin end when all who have a copy of its other end have closed it."""
+        self._ask_settled({"op": "close_input", "id": process_id})
 
     def forget(self, process_id: str, run_dir: Path) -> None:
         """End the process if it still runs, and its reaper."""
@@ -274,14 +289,14 @@ class MonitorClient:
 
     def _read(self, connection: socket.socket) -> None:
         while (received := self._receive(connection)) is not None:
-            message, _ = received
+            message, files = received
             if message.get("event") == "exited":
                 self._on_exit(Exited(message["id"], message["code"], message["at_ns"]))
                 continue
             with self._lock:
                 asked = self._pending.pop(message["seq"], None)
             if asked is not None:
-                asked[1].set_result(message)
+                asked[1].set_result({**message, "files": files})
         self._lost(connection)
 
     def _receive(self, connection: socket.socket) -> tuple[Message, list[Fd]] | None:

@@ -51,7 +51,7 @@ class Launcher:
         """Have a runner and a /dev ready for the next launch, if the machine has room for them now."""
         with contextlib.suppress(OSError):
             if self._spare is None:
-                ends = _Ends(self._null, terminal=False, input_pipe=False)
+                ends = _Ends(self._null, given=False, input_pipe=False)
                 self._spare = ends, Spare(self._runner, {**ends.theirs, Descriptor.VOID: self._void}, self._null)
                 ends.close_theirs()
             if self._dev is None:
@@ -96,13 +96,14 @@ class Launcher:
 
     def _run(self, request: dict[str, Any], theirs: dict[int, Fd]) -> tuple[_Ends, int, Fd]:
         """Give *theirs* to the spare runner or, when there is none or it is not made for this, to a new one."""
-        terminal, input_pipe = Descriptor.OUTPUT in theirs, bool(request["input"])
-        if self._spare is not None and not terminal and not input_pipe and max(theirs) < SOCKET:
+        given = Descriptor.OUTPUT in theirs or request["output"] == "given"  # a terminal, or pipes of the daemon's
+        input_pipe = bool(request["input"])
+        if self._spare is not None and not given and not input_pipe and max(theirs) < SOCKET:
             (ends, spare), self._spare = self._spare, None
             if spare.hand_over(theirs):
                 return ends, spare.pid, spare.pidfd
             spare.end()
-        ends = _Ends(self._null, terminal=terminal, input_pipe=input_pipe)
+        ends = _Ends(self._null, given=given, input_pipe=input_pipe)
         every = {**ends.theirs, Descriptor.VOID: self._void, **theirs}
         pid = process.spawn_above(self._runner, request["name"], every)
         ends.close_theirs()
@@ -121,12 +122,12 @@ def open_null() -> Fd:
 
 
 class _Ends:
-    """What a process is given that no request brings: streams, the ready pipe, the events.
+    """What a process is given that no request brings: streams unless they are *given*, the ready pipe, the events.
 
     *theirs* by number; *ours* by the Descriptor under which the reaper keeps a copy.
     """
 
-    def __init__(self, null: Fd, *, terminal: bool, input_pipe: bool) -> None:
+    def __init__(self, null: Fd, *, given: bool, input_pipe: bool) -> None:
         self.ready, ready_writer = pipe()
         self.start, self.done = eventfd(), eventfd()
         self.theirs: dict[int, Fd] = {
@@ -139,7 +140,7 @@ class _Ends:
         }
         self.ours: dict[int, Fd] = {}
         self._owned = [ready_writer]
-        if terminal:
+        if given:
             return
         if input_pipe:
             self._add(Descriptor.STDIN, Descriptor.INPUT, *pipe())

@@ -13,9 +13,10 @@
 
 First of all *hello*, which is answered with the version: a daemon ends a monitor of another and starts its own.
 Also *signal*, *reopen* (a new log file), *adopt* (after a new monitor took over: here is the log file of
-what you found), *list*.  A request that fails is answered with ``error``; a program's failing step with
-``failed`` and ``errno``.  Messages are JSON in packets of a SOCK_SEQPACKET Unix socket, descriptors
-ride along (SCM_RIGHTS).
+what you found), *list*; *attach* (here are pipes for what it says from now on; answered with its stdin or its
+terminal) and *close_input* (there will be no more for its stdin).  A request that fails is answered with ``error``;
+a program's failing step with ``failed`` and ``errno``.  Messages are JSON in packets of a SOCK_SEQPACKET Unix socket,
+descriptors ride along (SCM_RIGHTS).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 from kernel.fd import Fd
 
-VERSION = 1
+VERSION = 2
 MAX_MESSAGE = 65536
 MAX_DESCRIPTORS = 250  # the kernel's SCM_MAX_FD is 253
 

@@ -17,14 +17,13 @@ from kernel.fd import Fd, pipe
 from kernel.report import read_progress
 from runtime.container.descriptors import Descriptor
 from runtime.monitor import adopt, protocol, streams
+from runtime.monitor.daemons import Daemons
 from runtime.monitor.launch import Launcher
 from runtime.monitor.ledger import Ledger
+from runtime.monitor.viewers import Viewers
 from runtime.monitor.watch import Exit, Kind, State, Watch
 
 Reply = tuple[socket.socket, int]
-
-#: What is kept for a daemon that does not read: the ends of more containers than a node has.
-MAX_UNSENT = 4096
 
 
 class Monitor:
@@ -32,11 +31,10 @@ class Monitor:
         self._run_dir = run_dir
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._listener = listener
-        self._connections: list[socket.socket] = []
         self._launcher = Launcher()
         self._ledger = Ledger(run_dir / "monitor.streams")
-        self._unsent: dict[socket.socket, list[dict[str, Any]]] = {}
+        self._viewers = Viewers(self._listen, self._unlisten, self._resume)
+        self._daemons = Daemons(self._listen, self._unlisten, self._serve, self._disconnect)
         self._scratch = pipe()
         self._watches: dict[str, Watch] = {}
         self._waiting: dict[str, Reply] = {}
@@ -49,16 +47,19 @@ class Monitor:
             "start": self._start,
             "signal": self._signal,
             "reopen": self._reopen,
+            "attach": self._attach_viewers,
+            "close_input": self._close_input,
             "forget": self._forget,
             "adopt": self._adopt,
             "list": self._list,
         }
-        self._listen(listener.fileno(), self._accept)
+        self._listen(listener.fileno(), lambda: self._daemons.accept(listener))
 
     def run(self) -> None:
         """Serve until this process is killed."""
         while True:
             self._flush_held()
+            self._viewers.cut_off()
             ready = [(number, self._handlers.get(number)) for number, _ in self._wait()]
             for number, handler in ready:
                 # An earlier one of this batch may have closed the number, or given it to somebody else.
@@ -85,21 +86,7 @@ class Monitor:
 
     # The daemon's side.
 
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
-        connection.setblocking(False)
-        self._connections.append(connection)
-        self._listen(connection.fileno(), lambda: self._serve(connection))
-
-    def _serve(self, connection: socket.socket) -> None:
-        if connection in self._unsent:
-            self._send_rest(connection)
-            return
-        received = protocol.receive(connection)
-        if received is None:
-            self._disconnect(connection)
-            return
-        request, files = received
+    def _serve(self, connection: socket.socket, request: protocol.Message, files: list[Fd]) -> None:
         reply: Reply = (connection, request["seq"])
         try:
             self._requests[request["op"]](request, files, reply)
@@ -113,55 +100,13 @@ class Monitor:
             self._answer(reply, error=f"no such process: {error.args[0]}", unknown=True)
 
     def _disconnect(self, connection: socket.socket) -> None:
-        self._unlisten(connection.fileno())
-        self._connections.remove(connection)
-        self._unsent.pop(connection, None)
         self._waiting = {key: reply for key, reply in self._waiting.items() if reply[0] is not connection}
         for key, replies in self._forgetting.items():
             self._forgetting[key] = [reply for reply in replies if reply[0] is not connection]
-        connection.close()
 
-    def _answer(self, reply: Reply | None, **content: Any) -> None:
+    def _answer(self, reply: Reply | None, file: Fd | None = None, **content: Any) -> None:
         if reply is not None:
-            self._send(reply[0], {"seq": reply[1], **content})
-
-    def _broadcast(self, event: str, **content: Any) -> None:
-        for connection in tuple(self._connections):
-            self._send(connection, {"event": event, **content})
-
-    def _send(self, connection: socket.socket, message: dict[str, Any]) -> None:
-        """Send, or keep for later: a daemon that does not read must not stop the logs of all containers.
-
-        Meanwhile it is not listened to either.
-        """
-        if connection not in self._connections:
-            return
-        unsent = self._unsent.get(connection)
-        if unsent is None:
-            if not self._try_to_send(connection, message):
-                self._unsent[connection] = [message]
-                self._epoll.modify(connection.fileno(), select.EPOLLOUT)
-        elif len(unsent) < MAX_UNSENT:
-            unsent.append(message)
-        else:
-            self._disconnect(connection)  # when it reads again it sees the end, comes back and asks how all stands
-
-    def _send_rest(self, connection: socket.socket) -> None:
-        unsent = self._unsent[connection]
-        while unsent:
-            if not self._try_to_send(connection, unsent[0]):
-                return
-            del unsent[0]
-        del self._unsent[connection]
-        self._epoll.modify(connection.fileno(), select.EPOLLIN)
-
-    def _try_to_send(self, connection: socket.socket, message: dict[str, Any]) -> bool:
-        try:
-            with contextlib.suppress(ConnectionError):  # the daemon is gone: the loop will see the end of its socket
-                protocol.send(connection, message)
-        except BlockingIOError:
-            return False
-        return True
+            self._daemons.send(reply[0], {"seq": reply[1], **content}, file)
 
     # Requests.
 
@@ -202,6 +147,29 @@ class Monitor:
             watch.log = streams.LogFile(None)
         watch.log.close()
         watch.log.replace(files[0])
+        self._answer(reply)
+
+    def _attach_viewers(self, request: dict[str, Any], files: list[Fd], reply: Reply) -> None:
+        """Show the process's output in pipes of the daemon's from now on; the answer has its stdin, or its terminal."""
+        watch = self._watches[request["id"]]
+        if watch.state is not State.RUNNING:
+            raise KeyError(watch.id)
+        by_number = {stream.number: stream for stream in watch.streams}
+        for number, file in zip(request["streams"], files, strict=True):
+            if number in by_number or not number:
+                self._viewers.add(watch, by_number.get(number), file)
+            else:  # the process has closed it: its end is all there is to see
+                file.close()
+        terminal = next((stream.source for stream in watch.streams if stream.is_terminal), None)
+        self._answer(reply, terminal or watch.input)
+
+    def _close_input(self, request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
+        """Close the process's stdin for good, the reaper's copy too (``reaper.let_go_of_input``)."""
+        watch = self._watches[request["id"]]
+        if watch.input is not None and watch.state is State.RUNNING:
+            watch.input.close()
+            watch.input = None
+            watch.release()
         self._answer(reply)
 
     def _list(self, _request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
@@ -279,14 +247,20 @@ class Monitor:
             if watch.log is None:
                 stream = streams.capture(file, sinks[min(number, len(sinks)) - 1], request["limit"])
             elif request["terminal"]:
-                stream = streams.terminal_to_log(file, watch.log)
+                stream = streams.TerminalToLog(file, watch.log)
             else:
                 stream = streams.PipeToLog(file, number, watch.log, self._ledger.slot(watch.id, number), self._scratch)
             watch.streams.append(stream)
-            events = select.EPOLLIN | select.EPOLLET if stream.edge_triggered else select.EPOLLIN
-            self._listen(file.fileno(), partial(self._on_output, watch, stream), events)
+            self._resume(watch, stream)
         self._listen(watch.done.fileno(), lambda: self._on_done(watch))
         self._listen(watch.reaper.fileno(), lambda: self._on_reaper_gone(watch))
+
+    def _resume(self, watch: Watch, stream: streams.Stream) -> None:
+        """Listen to a stream, if that is not done already."""
+        if stream.source.fileno() in self._handlers:
+            return
+        events = select.EPOLLIN | select.EPOLLET if stream.edge_triggered else select.EPOLLIN
+        self._listen(stream.source.fileno(), partial(self._on_output, watch, stream), events)
 
     def _on_output(self, watch: Watch, stream: streams.Stream, *, flush: bool = False) -> None:
         try:
@@ -297,7 +271,12 @@ class Monitor:
             self._unlisten(stream.source.fileno())
             watch.streams.remove(stream)
             self._held.pop(stream, None)
+            self._viewers.end(watch, stream)
             stream.close()
+            return
+        if stream.viewers and self._viewers.hold(stream):
+            self._unlisten(stream.source.fileno())
+            self._held.pop(stream, None)
             return
         if stream.holding_since is not None:
             self._held[stream] = watch
@@ -307,9 +286,10 @@ class Monitor:
             self._epoll.modify(stream.source.fileno(), select.EPOLLIN | select.EPOLLET)
 
     def _patience(self) -> float | None:
-        """Seconds until the start of some line has waited long enough for its rest."""
+        """Seconds until the start of some line has waited long enough for its rest, or a viewer been waited for."""
         oldest = min((stream.holding_since for stream in self._held if stream.holding_since is not None), default=None)
-        return None if oldest is None else max(0.001, oldest + streams.HOLD_SECONDS - time.monotonic())
+        held = None if oldest is None else max(0.001, oldest + streams.HOLD_SECONDS - time.monotonic())
+        return min((wait for wait in (held, self._viewers.patience()) if wait is not None), default=None)
 
     def _flush_held(self) -> None:
         due = time.monotonic() - streams.HOLD_SECONDS
@@ -363,11 +343,12 @@ class Monitor:
             with contextlib.suppress(OSError):  # as in _on_output
                 stream.drain()
             self._held.pop(stream, None)
+        self._viewers.end(watch)
         watch.state, watch.exit = State.ENDED, ended
         if watch.forgetting:
             self._drop(watch)
             return
-        self._broadcast("exited", id=watch.id, code=ended.code, at_ns=ended.at_ns)
+        self._daemons.broadcast("exited", id=watch.id, code=ended.code, at_ns=ended.at_ns)
 
     def _drop(self, watch: Watch) -> None:
         """Let go of it.  Its reaper holds nothing of the container's, so nobody waits for its end (0.1 ms)."""

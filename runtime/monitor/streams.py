@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from kernel.fd import Fd, tee
 from runtime.monitor import log
@@ -56,6 +57,14 @@ class LogFile:
             self._file.close()
 
 
+class Viewer(Protocol):
+    """Somebody who looks on at a stream (``runtime.monitor.viewers``)."""
+
+    @property
+    def behind_since(self) -> float | None: ...
+    def show(self, batch: bytes) -> None: ...
+
+
 class Stream:
     """One source of output."""
 
@@ -63,21 +72,32 @@ class Stream:
     edge_triggered = False
     #: Since when the start of a line waits for its rest, by CLOCK_MONOTONIC; None when none does.
     holding_since: float | None = None
+    #: 1 for stdout and for a terminal, 2 for stderr.
+    number = 1
+    is_terminal = False
 
     def __init__(self, source: Fd) -> None:
         self.source = source
+        self.viewers: list[Viewer] = []
         os.set_blocking(source.fileno(), False)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a viewer has yet to take what was moved before."""
+        return any(viewer.behind_since is not None for viewer in self.viewers)
 
     def pump(self, *, flush: bool = False) -> bool:
         """Move what is there, a bounded number of batches; True while the source is open, False once it has ended.
 
-        With *flush*, the start of a line does not wait for its rest.
+        With *flush*, the start of a line does not wait for its rest.  What is held moves nothing.
         """
-        moved = self._move(flush=flush)
-        for _ in range(BATCHES):
+        moved = -1
+        for _ in range(BATCHES + 1):
+            if self.is_held:
+                return True
+            moved = self._move(flush=flush)
             if moved <= 0:
                 break
-            moved = self._move(flush=flush)
         return moved != 0
 
     def drain(self) -> None:
@@ -89,6 +109,10 @@ class Stream:
     def close(self) -> None:
         self.source.close()
 
+    def _show(self, batch: bytes) -> None:
+        for viewer in self.viewers:
+            viewer.show(batch)
+
     def _move(self, *, flush: bool) -> int:
         """Move one batch: how many bytes, 0 at the end of the source, -1 when there is nothing to move now."""
         raise NotImplementedError
@@ -98,13 +122,14 @@ class PipeToLog(Stream):
     """A pipe whose lines go to a log, exactly once even over a kill of this process (``ledger``).
 
     The pipe itself keeps the start of a line until the rest is written, for ``HOLD_SECONDS`` at most: a
-    program that writes a line in pieces gets one entry, and a prompt is still seen.
+    program that writes a line in pieces gets one entry, and a prompt is still seen.  Who looks on sees it at once.
     """
 
     edge_triggered = True
 
     def __init__(self, source: Fd, number: int, file: LogFile, slot: Slot, scratch: tuple[Fd, Fd]) -> None:
         super().__init__(source)
+        self.number = number
         self._name = NAMES[number]
         self._file = file
         self._slot = slot
@@ -132,7 +157,7 @@ class PipeToLog(Stream):
         count = tee(self.source, writer, BATCH)
         if count <= 0:
             return count
-        batch = _whole_lines(_read_all(reader, count), flush=flush)
+        batch = _whole_lines(_read_all(reader, count), flush=flush or bool(self.viewers))
         if not batch:
             self.holding_since = self.holding_since or time.monotonic()
             return -1
@@ -143,6 +168,7 @@ class PipeToLog(Stream):
         self._slot.wrote()
         self._slot.take(self.source.fileno(), len(batch))
         self._slot.done()
+        self._show(batch)
         return len(batch)
 
 
@@ -183,12 +209,17 @@ class Read(Stream):
             return 0
         if batch:
             self._sink(batch)
+            self._show(batch)
         return len(batch)
 
 
-def terminal_to_log(source: Fd, file: LogFile) -> Read:
+class TerminalToLog(Read):
     """A terminal's output, all of it "stdout"; a terminal cannot be looked at without reading, so a kill may lose one batch."""
-    return Read(source, lambda batch: file.append(log.entries(batch, NAMES[1], time.time_ns())))
+
+    is_terminal = True
+
+    def __init__(self, source: Fd, file: LogFile) -> None:
+        super().__init__(source, lambda batch: file.append(log.entries(batch, NAMES[1], time.time_ns())))
 
 
 def capture(source: Fd, target: Fd, limit: int) -> Read:
