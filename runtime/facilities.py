@@ -1,12 +1,13 @@
 """What this kernel and this machine have of what Kernelet uses, and what the lack of each costs.
 
-The one list of it: ``kernelet doctor`` shows it whole, the daemon says at its start what is lacking.  Each
+The one list of it: ``kernelet doctor`` shows it whole, the daemon says at its start what is lacking (``check``).  Each
 probe asks the kernel's own files or makes a call that changes nothing; none goes by a version where it can ask.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import resource
@@ -15,12 +16,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kernel import bpf
+from kernel import bpf, probe
 from kernel.capability import CAPABILITIES, sets_of
 from kernel.cgroup import Cgroup, find_tree
 from kernel.fd import open_path
 from kernel.mountinfo import load_mountinfo
+from runtime.errors import Unsupported
 from runtime.paths import Paths
+
+logger = logging.getLogger(__name__)
 
 #: File systems that cannot hold the writable layer of an overlay: no whiteouts, no trusted attributes.
 _UNFIT = ("overlay", "nfs", "nfs4", "cifs", "vfat", "9p", "fuse", "fuseblk")
@@ -52,6 +56,18 @@ def look(paths: Paths) -> list[Facility]:
 def lacking(paths: Paths) -> list[Facility]:
     """What is not there."""
     return [facility for facility in look(paths) if facility.has is False]
+
+
+def check(paths: Paths) -> None:
+    """Raise Unsupported if the daemon cannot do its work here at all; say in the log what else is lacking and what it costs."""
+    found = lacking(paths)
+    fatal = [facility for facility in found if facility.is_needed]
+    if fatal:
+        lacks = "; ".join(f"{facility.name}: {facility.cost}" for facility in fatal)
+        raise Unsupported(f"start: this node (Linux {os.uname().release}) lacks what Kernelet cannot do without: {lacks}")
+    for facility in found:
+        seen = f" ({facility.found})" if facility.found else ""
+        logger.warning("this node lacks %s%s: %s", facility.name, seen, facility.cost)
 
 
 def _rights() -> Iterator[Facility]:
@@ -87,6 +103,7 @@ def _controllers() -> Iterator[Facility]:
         elsewhere = "" if name in there else _elsewhere(name)
         yield Facility(f"controller {name}", name in there, elsewhere, cost)
     kill = _in_a_child(tree, "cgroup.kill", None)
+    kill = _version() >= (5, 14) if kill is None else kill  # no cgroup is there yet
     yield Facility("cgroup.kill (Linux 5.14)", kill, "", "what a container started cannot be ended", is_needed=True)
     for file, name, of, cost in (
         ("memory.swap.max", "limits on swap", "memory", "swap is not limited: a container may fill it"),
@@ -130,20 +147,39 @@ def _has_device_programs(root: Cgroup) -> bool | None:
     return True
 
 
+#: What, how to ask for it, and what its lack costs; nothing starts without those before the last.
+_ASKED = (
+    ("mounts by descriptor (Linux 5.2)", probe.has_mount_calls, "no container has a root"),
+    ("paths that stay inside a root (Linux 5.6)", probe.has_openat2, "no path in a container can be followed"),
+    ("processes that begin in their cgroup (Linux 5.7)", probe.has_clone_into_cgroup, "no container starts"),
+    ("namespaces joined by a pidfd (Linux 5.8)", probe.has_setns_by_pidfd, "nothing can be run in a container"),
+    ("ranges of descriptors closed on exec (Linux 5.11)", probe.has_close_on_exec_ranges, "a container would get the node's"),
+    ("mounts read-only all the way down (Linux 5.12)", probe.has_mount_setattr, "no container starts"),
+    (
+        "copies of mounts that are in no table (Linux 6.15)",
+        probe.has_detached_copies,
+        "containers without a mount namespace of their own are refused; devices take a namespace more to make",
+    ),
+)
 #: Since which Linux, what, and what its lack costs; of what no file and no harmless call tells.
 _SINCE = (
-    ((5, 12), "mounts read-only all the way down", "no container starts", True),
-    ((5, 19), "id-mapped overlay mounts", "pods with user namespaces are refused", False),
-    ((6, 3), "id-mapped tmpfs", "a pod with a user namespace has no tmpfs volumes", False),
-    ((6, 7), "layers handed over one by one", "images with more than some 200 layers are refused", False),
+    ((5, 19), "id-mapped overlay mounts", "pods with user namespaces are refused"),
+    ((6, 3), "id-mapped tmpfs", "a pod with a user namespace has no tmpfs volumes"),
+    ((6, 7), "layers handed over one by one", "images with more than some 200 layers are refused"),
 )
 
 
+def _version() -> tuple[int, ...]:
+    """The kernel's, to two places."""
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
 def _kernel() -> Iterator[Facility]:
+    for name, ask, cost in _ASKED:
+        yield Facility(name, ask(), "", cost, is_needed=name is not _ASKED[-1][0])
     release = os.uname().release
-    version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
-    for since, name, cost, is_needed in _SINCE:
-        yield Facility(f"{name} (Linux {since[0]}.{since[1]})", version >= since, release, cost, is_needed)
+    for since, name, cost in _SINCE:
+        yield Facility(f"{name} (Linux {since[0]}.{since[1]})", _version() >= since, release, cost)
     yield Facility("overlay", _has_filesystem("overlay"), "", "no container has a root", is_needed=True)
     pressure = Path("/proc/pressure/memory").exists()
     yield Facility("pressure (PSI)", pressure, "", "statistics say nothing of stalls; boot with psi=1 where it is built in")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
-from runtime import execution, health, history, lifecycle, recovery
+from runtime import execution, facilities, health, history, lifecycle, recovery
 from runtime.cgroups import Name
 from runtime.cgroups.drivers import driver
 from runtime.container.config import ContainerConfig
@@ -83,6 +83,7 @@ class Node:
     def start(self) -> None:
         """Find again what runs, finish or undo what was under way, and be ready for requests."""
         context = self._context
+        facilities.check(self.paths)
         namespaces.prepare(self.paths)
         context.cgroups.prepare()
         context.inventory.load()
@@ -206,7 +207,7 @@ class Node:
         if self._closing.is_set():
             return
         logger.warning("the monitor ended; starting another")
-        execution.give_up(self._context)
+        exec_process.give_up(self._context)
         self._have_monitor()
 
     def _have_monitor(self, attempts: int | None = None) -> None:

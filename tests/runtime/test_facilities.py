@@ -9,6 +9,7 @@ import pytest
 
 from kernel.cgroup import Cgroup, find_tree
 from runtime import facilities
+from runtime.errors import Unsupported
 from runtime.paths import Paths
 from tests.support.requires import requires
 
@@ -47,8 +48,20 @@ def test_an_old_kernel(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.uname()
     monkeypatch.setattr(os, "uname", lambda: os.uname_result((real[0], real[1], "5.10.0-30-amd64", real[3], real[4])))
     here = found(paths)
-    assert here["mounts read-only all the way down (Linux 5.12)"].has is False
+    assert here["id-mapped tmpfs (Linux 6.3)"].has is False
     assert here["layers handed over one by one (Linux 6.7)"].found == "5.10.0-30-amd64"
+
+
+def test_a_daemon_says_what_is_lacking_and_does_not_start_without_what_it_needs(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lacks = [facilities.Facility("AppArmor", False, "", "pods that ask for a profile are refused")]
+    monkeypatch.setattr(facilities, "look", lambda paths: lacks)
+    facilities.check(paths)
+    assert caplog.messages == ["this node lacks AppArmor: pods that ask for a profile are refused"]
+    lacks.append(facilities.Facility("cgroup v2", False, "not mounted", "the daemon does not start", is_needed=True))
+    with pytest.raises(Unsupported, match=r"Linux .* lacks what Kernelet cannot do without: cgroup v2: the daemon does not"):
+        facilities.check(paths)
 
 
 def test_modules_are_read_from_the_kernels_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
