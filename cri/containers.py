@@ -100,7 +100,8 @@ def host(sandbox: Sandbox) -> Host:
     """What only this node can tell about a container in *sandbox*."""
     return Host(
         hostname=sandbox.hostname or socket.gethostname(),
-        capabilities=_grantable(),
+        # Root of a user namespace has all of them, over what that namespace owns.
+        capabilities=_known() if sandbox.config.uid_mappings else _grantable(),
         find_devices=find_devices,
         read_file=lambda path: Path(path).read_bytes(),
     )
@@ -111,6 +112,12 @@ def _grantable() -> tuple[str, ...]:
     """The capabilities of this daemon: nobody can give what he does not have, and a container may be one."""
     sets = capability.sets_of("self")
     return capability.names_of(sets.permitted & sets.bounding)
+
+
+@cache
+def _known() -> tuple[str, ...]:
+    """All capabilities that the kernel has."""
+    return capability.names_of((2 << capability.last_capability()) - 1)
 
 
 def request_of(container: Container) -> api.ContainerConfig:

@@ -72,7 +72,7 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
     """Answer the CRI on the configured socket while the block runs; stop gracefully after it."""
     dispatch = Dispatch()
     shown = {"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)}
-    status = Status(shown, node.controllers())
+    status = Status(shown, node.controllers(), has_user_namespaces=node.can_map_ids())
     server = Server(
         config.socket,
         {

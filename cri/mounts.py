@@ -7,7 +7,7 @@ mount would hide what was mounted below it earlier.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from cri.api import api_pb2 as api
 from runtime.errors import InvalidArgument, Unsupported
@@ -18,6 +18,8 @@ _PROPAGATION = {
     api.PROPAGATION_HOST_TO_CONTAINER: "rslave",
     api.PROPAGATION_BIDIRECTIONAL: "rshared",
 }
+#: (uid_t) -1 is no id.
+MAX_IDS = (1 << 32) - 1
 _EXTRA_OPTIONS = frozenset({"noexec", "nodev", "nosuid"})
 
 
@@ -35,8 +37,6 @@ def bind(wish: api.Mount) -> schema.Mount:
     where = f"mount {wish.container_path or '(no container_path)'}"
     if wish.image.image or wish.image_sub_path:
         raise Unsupported(f"{where}: images as volumes are not supported yet")
-    if wish.uidMappings or wish.gidMappings:
-        raise Unsupported(f"{where}: id-mapped mounts are not supported yet")
     if not wish.container_path.startswith("/"):
         raise InvalidArgument(f"{where}: container_path must be absolute")
     if not wish.host_path.startswith("/"):
@@ -45,7 +45,22 @@ def bind(wish: api.Mount) -> schema.Mount:
     destination = "/" + posixpath.normpath(wish.container_path).lstrip("/")
     if destination == "/":
         raise InvalidArgument(f"{where}: a mount cannot take the place of the container's root")
-    return schema.Mount(destination=destination, type="bind", source=wish.host_path, options=["rbind", *_options(wish, where)])
+    return schema.Mount(
+        destination=destination,
+        type="bind",
+        source=wish.host_path,
+        options=["rbind", *_options(wish, where)],
+        uid_mappings=id_mappings(wish.uidMappings, f"{where}: uidMappings"),
+        gid_mappings=id_mappings(wish.gidMappings, f"{where}: gidMappings"),
+    )
+
+
+def id_mappings(wishes: Sequence[api.IDMapping], where: str) -> list[schema.IdMapping]:
+    """The maps *wishes* in the spec's words.  Raises InvalidArgument for ids that there are none of."""
+    for wish in wishes:
+        if not wish.length or max(wish.host_id, wish.container_id) + wish.length > MAX_IDS:
+            raise InvalidArgument(f"{where}: {wish.length} ids from {wish.host_id} on: ids end at {MAX_IDS - 1}")
+    return [schema.IdMapping(container_id=wish.container_id, host_id=wish.host_id, size=wish.length) for wish in wishes]
 
 
 def root_propagation(wishes: Iterable[api.Mount]) -> str:
@@ -88,7 +103,11 @@ def _options(wish: api.Mount, where: str) -> list[str]:
         raise InvalidArgument(f"{where}: unknown mount option {unknown[0]!r}")
     access = "ro" if wish.readonly else "rw"
     recursive = ["rro"] if wish.recursive_read_only else []
-    return [_PROPAGATION[wish.propagation], access, *recursive, *wish.mount_options]
+    if bool(wish.uidMappings) != bool(wish.gidMappings):
+        raise InvalidArgument(f"{where}: uidMappings and gidMappings: one goes with the other")
+    # With everything below, as the mount itself: what is seen there unmapped would be nobody's.
+    mapped = ["ridmap"] if wish.uidMappings else []
+    return [_PROPAGATION[wish.propagation], access, *recursive, *wish.mount_options, *mapped]
 
 
 def _access(wish: api.Device) -> str:

@@ -12,7 +12,7 @@ import re
 from typing import Literal
 
 from cri.api import api_pb2 as api
-from cri.spec import MODES, check_user_namespace
+from cri.spec import MODES, user_namespace
 from runtime.errors import InvalidArgument
 from runtime.sandbox.config import NamespaceModes, PortMapping, SandboxConfig
 
@@ -37,8 +37,10 @@ def sandbox_config(config: api.PodSandboxConfig, runtime_handler: str) -> Sandbo
         raise InvalidArgument(f"unknown runtime handler {runtime_handler!r}; the default one has no name")
     if context.HasField("run_as_group") and not context.HasField("run_as_user"):
         raise InvalidArgument("run_as_group needs run_as_user")
-    check_user_namespace(context.namespace_options)
     modes = namespace_modes(context.namespace_options)
+    uids, gids = user_namespace(context.namespace_options)
+    if uids and (modes.pid == "node" or modes.ipc == "node"):
+        raise InvalidArgument("userns_options: a pod with a user namespace has no rights over the host's pid and ipc namespaces")
     dns = config.dns_config if config.HasField("dns_config") else None
     return SandboxConfig(
         name=metadata.name,
@@ -52,8 +54,10 @@ def sandbox_config(config: api.PodSandboxConfig, runtime_handler: str) -> Sandbo
         dns_options=None if dns is None else list(dns.options),
         port_mappings=_port_mappings(config, modes),
         cgroup_parent=_absolute(config.linux.cgroup_parent, "linux.cgroup_parent"),
-        sysctls=_sysctls(config, modes),
+        sysctls=_sysctls(config, modes, has_users=bool(uids)),
         namespaces=modes,
+        uid_mappings=uids,
+        gid_mappings=gids,
         privileged=context.privileged,
         runtime_handler=runtime_handler,
         # Deterministic: the runtime tells a repeated request by its equality.
@@ -108,9 +112,12 @@ def _port_mappings(config: api.PodSandboxConfig, modes: NamespaceModes) -> list[
     return mappings
 
 
-def _sysctls(config: api.PodSandboxConfig, modes: NamespaceModes) -> dict[str, str]:
-    """Settings of the pod's own namespaces; any other would be the host's."""
-    wishes = dict(NETWORK_SYSCTLS) if modes.network == "pod" else {}
+def _sysctls(config: api.PodSandboxConfig, modes: NamespaceModes, *, has_users: bool) -> dict[str, str]:
+    """Settings of the pod's own namespaces; any other would be the host's.
+
+    The runtime gives a pod with users of its own what it begins with: all of these may ping.
+    """
+    wishes = dict(NETWORK_SYSCTLS) if modes.network == "pod" and not has_users else {}
     for name, value in config.linux.sysctls.items():
         if not _SYSCTL.fullmatch(name) or "\0" in value:
             raise InvalidArgument(f"sysctl {name!r}: neither name nor value may hold anything but what sysctl(8) takes")

@@ -157,7 +157,7 @@ def _check(config: api.ContainerConfig, sandbox: SandboxConfig) -> None:
         raise InvalidArgument("a privileged container needs a privileged sandbox")
     if config.CDI_devices:
         raise Unsupported(f"CDI device {config.CDI_devices[0].name}: CDI is not supported yet")
-    check_user_namespace(context.namespace_options)
+    _check_user_namespace(context.namespace_options, sandbox)
     # The sandbox decided about network and ipc; the container's word on them is only echoed.
     if context.namespace_options.pid not in MODES:
         raise InvalidArgument(f"namespace_options.pid: unknown mode {context.namespace_options.pid}")
@@ -165,23 +165,31 @@ def _check(config: api.ContainerConfig, sandbox: SandboxConfig) -> None:
         raise Unsupported("selinux_relabel: files of mounts are not relabelled yet")
 
 
-def check_user_namespace(options: api.NamespaceOption) -> None:
-    """Accept the host's user namespace, which is "no message" or NODE; refuse everything else."""
+def user_namespace(options: api.NamespaceOption) -> tuple[list[schema.IdMapping], list[schema.IdMapping]]:
+    """The maps of uids and gids that are asked for; empty for the host's user namespace: no message, or mode NODE.
+
+    Raises InvalidArgument for anything but one map of each that holds root.
+    """
     wish = options.userns_options
     if not options.HasField("userns_options"):
-        return
+        return [], []
     if wish.mode == api.NODE:
         if wish.uids or wish.gids:
             raise InvalidArgument("userns_options: mode NODE takes no mappings")
-        return
+        return [], []
     if wish.mode != api.POD:
         raise InvalidArgument("userns_options: mode must be POD or NODE")
     if len(wish.uids) != 1 or len(wish.gids) != 1:
         raise InvalidArgument("userns_options: mode POD takes exactly one mapping of uids and one of gids")
-    for mapping in (*wish.uids, *wish.gids):
-        if mapping.container_id != 0 or mapping.length == 0:
-            raise InvalidArgument("userns_options: a mapping must hold the container's id 0")
-    raise Unsupported("userns_options: user namespaces are not supported yet")
+    if wish.uids[0].container_id or wish.gids[0].container_id:
+        raise InvalidArgument("userns_options: a mapping must begin with the container's id 0")
+    return mounts.id_mappings(wish.uids, "userns_options.uids"), mounts.id_mappings(wish.gids, "userns_options.gids")
+
+
+def _check_user_namespace(options: api.NamespaceOption, sandbox: SandboxConfig) -> None:
+    """All containers of a pod are in its user namespace, whether they say so or not; none may ask for another."""
+    if options.HasField("userns_options") and user_namespace(options) != (sandbox.uid_mappings, sandbox.gid_mappings):
+        raise InvalidArgument("userns_options: not what the sandbox was made with, which holds for all its containers")
 
 
 def _pid_mode(options: api.NamespaceOption, sandbox: SandboxConfig) -> Mode:

@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class Status:
-    def __init__(self, config: Mapping[str, object], controllers: Collection[str]) -> None:
+    def __init__(self, config: Mapping[str, object], controllers: Collection[str], *, has_user_namespaces: bool) -> None:
         """*config* is what ``crictl info`` shows as the configuration, *controllers* are the node's cgroup controllers."""
+        self._has_user_namespaces = has_user_namespaces
         self._config = msgspec.json.encode(dict(config)).decode()
         self._missing = [name for name in WANTED_CONTROLLERS if name not in controllers]
 
@@ -53,10 +54,14 @@ class Status:
             runtime_handlers=[
                 api.RuntimeHandler(
                     name="",
-                    features=api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=False),
+                    features=api.RuntimeHandlerFeatures(
+                        recursive_read_only_mounts=True, user_namespaces=self._has_user_namespaces
+                    ),
                 )
             ],
-            features=api.RuntimeFeatures(supplemental_groups_policy=True, user_namespaces_host_network=False, mount_options=True),
+            features=api.RuntimeFeatures(
+                supplemental_groups_policy=True, user_namespaces_host_network=self._has_user_namespaces, mount_options=True
+            ),
         )
         if request.verbose:
             response.info["config"] = self._config

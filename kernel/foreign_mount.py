@@ -23,7 +23,8 @@ from kernel.program import Buffer, Flags, Program, Slot
 from kernel.report import Report
 from kernel.spawn import spawn
 
-_NAMESPACE, _SAYS, _WAITS = 5, 6, 7
+#: Descriptors of the process inside: the user namespace, where it says that it is ready, and where it waits.
+NAMESPACE, _SAYS, _WAITS = 5, 6, 7
 _MADE = "mount"
 
 
@@ -33,7 +34,7 @@ def new_filesystem(
     """As ``mount.new_filesystem``, by root of the user namespace *namespace*; *attributes* are MOUNT_ATTR_* names."""
     steps = _maker(kind, options, attributes)
     made = next(index for index, step in enumerate(steps.steps) if step.store == _MADE)
-    with _running(steps, namespace) as (pid, report), open_pidfd(pid) as pidfd:
+    with running(steps, namespace) as (pid, report), open_pidfd(pid) as pidfd:
         return take_from(pidfd, report.read().results[made])
 
 
@@ -41,8 +42,8 @@ def new_mount_namespace(namespace: Fd) -> Fd:
     """A copy of the caller's mount namespace, owned by the user namespace *namespace*: all in it is locked."""
     steps = Program("holder of a mount namespace")
     _enter(steps)
-    _wait(steps)
-    with _running(steps, namespace) as (pid, _):
+    wait(steps)
+    with running(steps, namespace) as (pid, _):
         return open_namespace(pid, "mnt")
 
 
@@ -55,13 +56,13 @@ def clone_tree(mounts: Fd, path: Path | str, *, recursive: bool = False) -> Fd:
 
 
 @contextmanager
-def _running(steps: Program, namespace: Fd) -> Iterator[tuple[int, Report]]:
+def running(steps: Program, namespace: Fd) -> Iterator[tuple[int, Report]]:
     """The pid and the report of a process that has made *steps* in *namespace* and waits until the block is left."""
     ready, says = pipe()
     waits, hold = pipe()
     with ready, hold:
         with says, waits:
-            pid, report = spawn(steps, "kernelet-mount", {_NAMESPACE: namespace, _SAYS: says, _WAITS: waits})
+            pid, report = spawn(steps, "kernelet-mount", {NAMESPACE: namespace, _SAYS: says, _WAITS: waits})
         try:
             if not os.read(ready.fileno(), 1):
                 outcome = report.read()
@@ -75,13 +76,19 @@ def _running(steps: Program, namespace: Fd) -> Iterator[tuple[int, Report]]:
 
 
 def _enter(steps: Program) -> None:
-    steps.call("setns", _NAMESPACE, Flags(("CLONE_NEWUSER",)), why="be in the user namespace that is to own it")
-    for call in ("setresgid", "setresuid"):
-        steps.call(call, 0, 0, 0, tolerate=(errno.EINVAL,), why="as its root, if it has one")
+    steps.call("setns", NAMESPACE, Flags(("CLONE_NEWUSER",)), why="be in the user namespace that is to own it")
+    become_root(steps)
     steps.call("unshare", Flags(("CLONE_NEWNS",)), why="a mount namespace that it owns")
 
 
-def _wait(steps: Program) -> None:
+def become_root(steps: Program) -> None:
+    """Be the root of the user namespace, if it has one."""
+    for call in ("setresgid", "setresuid"):
+        steps.call(call, 0, 0, 0, tolerate=(errno.EINVAL,), why="as its root, if it has one")
+
+
+def wait(steps: Program) -> None:
+    """Say that all is made, and stay until it has been taken."""
     steps.call("write", _SAYS, "m", 1, why="it is there to be taken")
     steps.call("close", _SAYS, why="nothing more will be said")
     steps.call("read", _WAITS, Buffer("nothing", 8), 8, why="until it is")
@@ -98,5 +105,5 @@ def _maker(kind: str, options: Iterable[tuple[str, str | None] | str], attribute
         steps.call("fsconfig", context, command, key, 0 if value is None else value, 0, why=why)
     steps.call("fsconfig", context, Flags(("FSCONFIG_CMD_CREATE",)), 0, 0, 0, why=kind)
     steps.call("fsmount", Slot("context"), Flags(("FSMOUNT_CLOEXEC",)), Flags(attributes), store=_MADE, why=kind)
-    _wait(steps)
+    wait(steps)
     return steps

@@ -97,14 +97,15 @@ def _related(namespace: Fd, request: int) -> Fd | None:
         raise
 
 
-def pin(kind: Kind, target: Path) -> None:
-    """Keep the calling thread's namespace of *kind* alive under *target*, which is made; unmounting it lets go.
+def pin(wanted: Kind | Fd, target: Path) -> None:
+    """Keep the calling thread's namespace of a kind, or an open one, alive under *target*, which is made; unmounting it lets go.
 
     The mount belongs to the calling thread's mount namespace.  Raises FileExistsError if *target* is there.
     """
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400))
     try:
-        mount.bind(f"/proc/thread-self/ns/{kind}", target, recursive=False)
+        source = f"/proc/thread-self/fd/{wanted.fileno()}" if isinstance(wanted, Fd) else f"/proc/thread-self/ns/{wanted}"
+        mount.bind(source, target, recursive=False)
     except BaseException:
         target.unlink()
         raise

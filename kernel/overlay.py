@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kernel import mount
 from kernel._linux import lib
-from kernel.errors import check
+from kernel.errors import check, failure
 from kernel.fd import Fd, open_path
 from kernel.namespace import in_new_thread, unshare
 
@@ -34,19 +34,60 @@ def has_lowerdir_options(release: str | None = None) -> bool:
 
 
 def mount_overlay(
-    lower: Sequence[Path], upper: Path, work: Path, *, options: Sequence[str] = (), one_by_one: bool | None = None
+    lower: Sequence[Path],
+    writable: tuple[Path, Path] | None,
+    *,
+    options: Sequence[str] = (),
+    one_by_one: bool | None = None,
+    user_namespace: Fd | None = None,
 ) -> Fd:
-    """A detached overlay: *lower* topmost first, changes in *upper*; *options* are flags such as "volatile".
+    """A detached overlay: *lower* topmost first, changes in *writable*: an upper and a work directory.
 
+    Without them nothing can be written, and there must be two layers.  *options* are flags such as "volatile".  Through
+    *user_namespace* the owners in the layers are seen by its maps (Linux 5.19); the upper directory holds them as
+    the host knows them, for an overlay itself cannot be id-mapped.
     *one_by_one* chooses the way of handing over the layers; None asks the kernel's version.
-    Raises OSError; its path names the option that was refused.
+    Raises OSError; its path names the option that was refused, or the layer.
     """
-    if has_lowerdir_options() if one_by_one is None else one_by_one:
+    by_option = has_lowerdir_options() if one_by_one is None else one_by_one
+    if by_option and user_namespace is None:
         with ExitStack() as held:
-            pairs: list[tuple[str, str | None] | str] = [("lowerdir+", _short(path, held)) for path in lower]
-            pairs += [("upperdir", _short(upper, held)), ("workdir", _short(work, held)), *options]
-            return mount.new_filesystem("overlay", pairs)
-    return in_new_thread(lambda: _mount_by_page(lower, upper, work, options))
+            return _mount_by_options([_short(path, held) for path in lower], writable, options, held)
+    return in_new_thread(lambda: _mount_apart(lower, writable, options, user_namespace, by_option=by_option))
+
+
+def _mount_apart(
+    lower: Sequence[Path], writable: tuple[Path, Path] | None, options: Sequence[str], user: Fd | None, *, by_option: bool
+) -> Fd:
+    """In the private mount namespace of this thread: overlayfs takes no layer that is in none (before Linux 6.15)."""
+    unshare(lib.CLONE_FS | lib.CLONE_NEWNS)
+    mount.set_propagation("/", "private", recursive=True)
+    with ExitStack() as held:
+        layers = [_descriptor(path, held) for path in lower] if user is None else _mapped(lower, user, held)
+        if by_option:
+            return _mount_by_options(layers, writable, options, held)
+        return _mount_by_page(layers, writable, options, lower[-1], held)
+
+
+def _mapped(lower: Sequence[Path], user: Fd, held: ExitStack) -> list[str]:
+    """Names for id-mapped mounts of *lower*, which are stacked on the last of them."""
+    mounts = [held.enter_context(mount.clone_tree(path)) for path in lower]
+    for path, layer in zip(lower, mounts, strict=True):
+        try:
+            mount.set_attributes(layer, user_namespace=user)
+        except OSError as error:
+            raise failure(error.errno or errno.EINVAL, "mount_setattr", path) from error
+        mount.attach(layer, lower[-1])
+    return [f"/proc/self/fd/{layer.fileno()}" for layer in mounts]
+
+
+def _mount_by_options(
+    layers: Sequence[str], writable: tuple[Path, Path] | None, options: Sequence[str], held: ExitStack
+) -> Fd:  # fmt: skip
+    pairs: list[tuple[str, str | None] | str] = [("lowerdir+", layer) for layer in layers]
+    if writable is not None:
+        pairs += [(name, _short(path, held)) for name, path in zip(("upperdir", "workdir"), writable, strict=True)]
+    return mount.new_filesystem("overlay", [*pairs, *options])
 
 
 def _short(path: Path, held: ExitStack) -> str:
@@ -56,18 +97,19 @@ def _short(path: Path, held: ExitStack) -> str:
     return _descriptor(path, held)
 
 
-def _mount_by_page(lower: Sequence[Path], upper: Path, work: Path, options: Sequence[str]) -> Fd:
-    """mount(2) onto *upper* itself, in this thread's private namespace, and a detached copy of it."""
-    unshare(lib.CLONE_FS | lib.CLONE_NEWNS)
-    mount.set_propagation("/", "private", recursive=True)
-    with ExitStack() as held:
-        names = [_descriptor(path, held) for path in (upper, work, *lower)]
-        page = ",".join([f"upperdir={names[0]}", f"workdir={names[1]}", *options, "lowerdir=" + ":".join(names[2:])])
-        if len(page) > PAGE_LIMIT:
-            why = f"{len(lower)} layers do not fit into one page of options; Linux 6.7 has no such limit"
-            raise OSError(errno.E2BIG, why, "overlay")
-        check(lib.mount(b"overlay", os.fsencode(upper), b"overlay", 0, page.encode()), "mount", "overlay")
-        return mount.clone_tree(upper)
+def _mount_by_page(
+    layers: Sequence[str], writable: tuple[Path, Path] | None, options: Sequence[str], target: Path, held: ExitStack
+) -> Fd:
+    """mount(2) onto *target*, in this thread's private namespace, and a detached copy of it."""
+    words = []
+    if writable is not None:
+        words = [f"{name}={_descriptor(path, held)}" for name, path in zip(("upperdir", "workdir"), writable, strict=True)]
+    page = ",".join([*words, *options, "lowerdir=" + ":".join(layers)])
+    if len(page) > PAGE_LIMIT:
+        why = f"{len(layers)} layers do not fit into one page of options; Linux 6.7 has no such limit"
+        raise OSError(errno.E2BIG, why, "overlay")
+    check(lib.mount(b"overlay", os.fsencode(target), b"overlay", 0, page.encode()), "mount", "overlay")
+    return mount.clone_tree(target)
 
 
 def _descriptor(path: Path, held: ExitStack) -> str:

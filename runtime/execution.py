@@ -140,7 +140,9 @@ def _launch(
     seccomp = container.config.spec.linux.seccomp
     code = compile_filter(seccomp) if seccomp else None
     with _pidfd_of(container) as pidfd, cgroup.open() as into, share_procfs() as procfs:
-        entrance = join.Entrance(KINDS, last_capability(), grantable=read_sets()[1])
+        has_users = bool(context.inventory.find_sandbox(container.sandbox_id).config.uid_mappings)
+        kinds = ("CLONE_NEWUSER", *KINDS) if has_users else KINDS
+        entrance = join.Entrance(kinds, last_capability(), grantable=~0 if has_users else read_sets()[1])
         program = join.program(f"exec in {container.config.name}", process, entrance, filter.of(seccomp, code))
         launched, report = context.monitor.launch(
             process_id,

@@ -253,7 +253,7 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
     device_filter.apply(cgroup, linux)
     snapshot.prepare(paths, container.id)
     with contextlib.ExitStack() as opened:
-        root = opened.enter_context(snapshot.mount(paths, container.id, lower))
+        root = opened.enter_context(_mount_root(context, sandbox, container, lower))
         target = _find_target(context, container)
         spec = complete_spec(paths, sandbox, container, root, target.pid if target else None)
         for mount in spec.mounts:
@@ -296,6 +296,16 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
             raise StartFailed(f"create container {container.config.name}: {reason}")
         history.save(run_dir, program, report.read(), names_of(spec, prepared.facts))
     return launched.pid
+
+
+def _mount_root(context: Context, sandbox: Sandbox, container: Container, lower: list[Path]) -> Fd:
+    """The container's root; in a pod with a user namespace its files belong to the pod's users."""
+    config = sandbox.config
+    if not config.uid_mappings:
+        return snapshot.mount(context.paths, container.id, lower)
+    with open_path(context.paths.run_sandbox(sandbox.id) / "user") as namespace:
+        users = snapshot.Users(namespace, config.uid_mappings, config.gid_mappings)
+        return snapshot.mount(context.paths, container.id, lower, users=users)
 
 
 def _find_target(context: Context, container: Container) -> Container | None:

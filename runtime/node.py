@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
-from runtime import execution, facilities, health, history, lifecycle, recovery
+from runtime import execution, facilities, health, history, lifecycle, recovery, snapshot
 from runtime.cgroups import Name
 from runtime.cgroups.drivers import driver
 from runtime.container.config import ContainerConfig
@@ -158,6 +158,10 @@ class Node:
         """What the writable layers of all containers take on disk."""
         total_bytes, inodes = self._meter.layers_total()
         return Usage(total_bytes, inodes)
+
+    def can_map_ids(self) -> bool:
+        """Whether pods can have user namespaces of their own here."""
+        return snapshot.can_map_ids(self.paths)
 
     # Operations.
 

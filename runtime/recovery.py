@@ -64,7 +64,7 @@ def _notice_reboot(context: Context) -> None:
 
 
 def _is_whole(context: Context, sandbox: Sandbox, boot: str) -> bool:
-    wanted = {"uts"}
+    wanted = {"uts", *(("user",) if sandbox.config.uid_mappings else ())}
     if sandbox.config.namespaces.network == "pod":
         wanted.add("net")
     if sandbox.config.namespaces.ipc == "pod":

@@ -16,18 +16,31 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import filesystem, overlay
 from kernel import mount as mounts
+from kernel.errors import call_of
 from kernel.fd import Fd, open_path
 from kernel.program import Flags
-from runtime.errors import InvalidArgument
+from runtime.container import userns
+from runtime.errors import InvalidArgument, KerneletError, Unsupported
 from runtime.paths import Paths
+from runtime.spec.schema import IdMapping
 
 UPPER, WORK = "upper", "work"
 #: The mark of a volatile mount, below the work directory.
 VOLATILE_MARK = ("work", "incompat", "volatile")
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """The user namespace of whoever sees the files, and its maps."""
+
+    namespace: Fd
+    uids: Sequence[IdMapping]
+    gids: Sequence[IdMapping]
 
 
 def prepare(paths: Paths, container_id: str) -> None:
@@ -43,23 +56,54 @@ def prepare(paths: Paths, container_id: str) -> None:
 
 
 def mount(
-    paths: Paths, container_id: str, lower: Sequence[Path], *, read_only: bool = False, volatile: bool = True
-) -> Fd:  # fmt: skip
+    paths: Paths,
+    container_id: str,
+    lower: Sequence[Path],
+    *,
+    read_only: bool = False,
+    volatile: bool = True,
+    users: Users | None = None,
+) -> Fd:
     """The container's root as a detached mount: *lower*, topmost first, under its writable directory.
 
     Its root has the owner and mode of the topmost layer's.  With *read_only* nothing can be written
-    through this mount.  Raises OSError naming the option that overlayfs refused.
+    through this mount.  With *users* all files are theirs.  Raises OSError naming the option that overlayfs refused,
+    Unsupported where the layers cannot be id-mapped.
     """
     if not lower:
         raise InvalidArgument("mount a container's root: the image has no layers")
     home = paths.container(container_id)
     if not (home / WORK / "work").exists():
-        _copy_owner(lower[0], home / UPPER)
+        _copy_owner(lower[0], home / UPPER, users)
     options = ["volatile"] if volatile else []
-    root = overlay.mount_overlay(lower, home / UPPER, home / WORK, options=options)
+    root = _mount_overlay(lower, (home / UPPER, home / WORK), options, users)
     if read_only:
         mounts.set_attributes(root, add=Flags(("MOUNT_ATTR_RDONLY",)).value())
     return root
+
+
+def _mount_overlay(lower: Sequence[Path], writable: tuple[Path, Path] | None, options: Sequence[str], users: Users | None) -> Fd:
+    namespace = None if users is None else users.namespace
+    try:
+        return overlay.mount_overlay(lower, writable, options=options, user_namespace=namespace)
+    except OSError as error:
+        if users is not None and call_of(error) == "mount_setattr":
+            raise Unsupported(
+                f"user namespace: {error.filename} cannot be id-mapped: its file system does not know how; "
+                "move the root dir of kernelet.toml to one that does (ext4, xfs, btrfs; tmpfs since Linux 6.3)"
+            ) from error
+        raise
+
+
+def can_map_ids(paths: Paths) -> bool:
+    """Whether a pod can have users of its own here: namespaces for them can be made, and layers be stacked through one."""
+    ids = [IdMapping(container_id=0, host_id=65536, size=65536)]
+    try:
+        with userns.make(ids, ids) as namespace:
+            overlay.mount_overlay([paths.layers, paths.containers], None, user_namespace=namespace).close()
+    except (OSError, KerneletError):
+        return False
+    return True
 
 
 def remove(paths: Paths, container_id: str) -> None:
@@ -71,10 +115,14 @@ def remove(paths: Paths, container_id: str) -> None:
         filesystem.remove_tree(containers, container_id)
 
 
-def _copy_owner(source: Path, target: Path) -> None:
+def _copy_owner(source: Path, target: Path, users: Users | None) -> None:
     """overlayfs shows the upper directory's own owner and mode as those of "/"."""
     status = source.stat()
-    os.chown(target, status.st_uid, status.st_gid)
+    uid, gid = status.st_uid, status.st_gid
+    if users is not None:  # an owner that is not mapped is nobody's, which the upper directory has no number for
+        uid = userns.host_id(users.uids, uid) or userns.host_id(users.uids, 0) or 0
+        gid = userns.host_id(users.gids, gid) or userns.host_id(users.gids, 0) or 0
+    os.chown(target, uid, gid)
     os.chmod(target, stat.S_IMODE(status.st_mode))
 
 

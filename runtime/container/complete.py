@@ -32,6 +32,7 @@ def complete_spec(paths: Paths, sandbox: Sandbox, container: Container, root: Fd
     spec.process.rlimits = with_open_files(spec.process.rlimits)
     spec.hostname = ""  # the pod's UTS namespace has its name
     spec.linux.namespaces = _namespaces(paths, sandbox, container, target_pid)
+    spec.linux.uid_mappings, spec.linux.gid_mappings = sandbox.config.uid_mappings, sandbox.config.gid_mappings
     spec.mounts = _with_pod_files(paths, sandbox, spec)
     spec.linux.cgroups_path = container.cgroup
     return spec
@@ -55,7 +56,8 @@ def with_open_files(rlimits: list[schema.Rlimit]) -> list[schema.Rlimit]:
 
 def _namespaces(paths: Paths, sandbox: Sandbox, container: Container, target_pid: int | None) -> list[schema.Namespace]:
     pins = paths.run_sandbox(sandbox.id)
-    found = [schema.Namespace(type="mount"), schema.Namespace(type="cgroup"), _at("uts", pins / "uts")]
+    users = [_at("user", pins / "user")] if sandbox.config.uid_mappings else []
+    found = [*users, schema.Namespace(type="mount"), schema.Namespace(type="cgroup"), _at("uts", pins / "uts")]
     if sandbox.config.namespaces.network == "pod":
         found.append(_at("network", pins / "net"))
     if sandbox.config.namespaces.ipc == "pod":

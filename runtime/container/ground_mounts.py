@@ -253,7 +253,8 @@ class Mounts:
         """The user namespace whose maps *mount* has: of its own, or the container's."""
         if not is_initial() or os.geteuid():
             raise Unsupported(f"mount {mount.destination}: uidMappings: id-mapped mounts take the rights of root")
-        if mount.uid_mappings:
+        linux, maps = self._spec.linux, (mount.uid_mappings, mount.gid_mappings)
+        if mount.uid_mappings and (self._namespace is None or maps != (linux.uid_mappings, linux.gid_mappings)):
             return userns.make(mount.uid_mappings, mount.gid_mappings, where=f"mount {mount.destination}")
         if self._namespace is None:
             raise InvalidSpec(

@@ -24,7 +24,7 @@ from runtime.container import (
     scheduling,
     sysctls,
 )
-from runtime.container.descriptors import Descriptor
+from runtime.container.descriptors import FIRST_OPENED, Descriptor
 from runtime.container.facts import Facts
 from runtime.errors import InvalidSpec
 from runtime.spec import schema
@@ -146,13 +146,22 @@ def leave_the_monitor(steps: Program) -> None:
     )
 
 
-def pause_program(title: str, *, in_cgroup: bool) -> Program:
+#: Whom the pause becomes, and the pod's user namespace among its descriptors.
+NOBODY = 65534
+USER_NAMESPACE = FIRST_OPENED
+
+
+def pause_program(title: str, *, in_cgroup: bool, has_users: bool = False, nobody: int = NOBODY) -> Program:
     """The first process of a pid namespace that a pod shares: it adopts orphans and does nothing else.
 
-    It keeps no file, no right and no root: /proc/1/root must not lead containers anywhere.
+    It keeps no file, no right and no root: /proc/1/root must not lead containers anywhere.  With *has_users* the user
+    namespace behind USER_NAMESPACE owns the pid namespace, or nobody in the pod could mount a procfs of it.
     """
     steps = Program(title)
     leave_the_monitor(steps)
+    if has_users:
+        why = "what is made next belongs to the pod's user namespace"
+        steps.call("setns", USER_NAMESPACE, Flags(("CLONE_NEWUSER",)), why=why)
     steps.clone(
         ("CLONE_NEWPID", "CLONE_NEWNS"),
         cgroup=Descriptor.CGROUP if in_cgroup else None,
@@ -160,6 +169,8 @@ def pause_program(title: str, *, in_cgroup: bool) -> Program:
     )
     steps.call("prctl", Flags(("PR_SET_NAME",)), "pause", 0, 0, 0, why="what ps shows")
     steps.call("setsid", why="a session of its own")
+    if has_users:
+        process.become_root(steps)
     _enter_nothing(steps)
     ignore = Words(8, (1, 0, 0, 0), label="{SIG_IGN}")
     steps.call(
@@ -168,8 +179,8 @@ def pause_program(title: str, *, in_cgroup: bool) -> Program:
     steps.call("close_range", Descriptor.STDIN, Descriptor.READY_READ, 0, why="keep no file")
     steps.call("close_range", Descriptor.START, process.LAST, 0, why="keep no file but the ready pipe")
     steps.call("setgroups", 0, 0, why="no group of root's")
-    steps.call("setresgid", 65534, 65534, 65534, why="nobody's group")
-    steps.call("setresuid", 65534, 65534, 65534, why="nobody, with no capability")
+    steps.call("setresgid", nobody, nobody, nobody, why="nobody's group")
+    steps.call("setresuid", nobody, nobody, nobody, why="nobody, with no capability")
     steps.call("prctl", Flags(("PR_SET_NO_NEW_PRIVS",)), 1, 0, 0, 0, why="for good")
     steps.call("write", Descriptor.READY, "c", 1, why="the namespace is there")
     steps.call("close", Descriptor.READY, why="and nothing more will be said")

@@ -49,11 +49,12 @@ def leave_the_hosts_mounts(run_dir: Path, *also: str) -> None:
     """Keep only the mounts that this process itself needs, and *also* some, in a mount namespace of its own.
 
     Each container's init begins with a copy of this table: 1,000 mounts cost 1.3 ms a launch, and
-    would keep every one of the host's file systems busy.
+    would keep every one of the host's file systems busy.  In a user namespace procfs and sysfs can only be made where
+    they can be seen in full already (mount_too_revealing in fs/namespace.c), so these stay.
     """
     namespace.unshare(namespace.FLAGS["mnt"])
     mount.set_propagation("/", "private", recursive=True)
-    needed = {"/proc", __file__, *also, *(os.path.realpath(path) for path in (run_dir, sys.prefix, sys.base_prefix))}
+    needed = {"/proc", "/sys", __file__, *also, *(os.path.realpath(path) for path in (run_dir, sys.prefix, sys.base_prefix))}
     table = load_mountinfo()
     keep = {
         max((row for row in table if _contains(row.target, path)), key=lambda row: (len(row.target), row.mount_id)).mount_id

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from runtime.spec.schema import IdMapping
+
 #: Whose namespace: the sandbox's, the container's own, the host's, or another container's.
 Mode = Literal["pod", "container", "node", "target"]
 
@@ -53,6 +55,9 @@ class SandboxConfig(msgspec.Struct, kw_only=True):
     cgroup_parent: str = ""
     sysctls: dict[str, str] = {}
     namespaces: NamespaceModes = NamespaceModes()
+    #: The user namespace that the pod's containers share, and that owns the pod's other namespaces; empty for the host's.
+    uid_mappings: list[IdMapping] = []
+    gid_mappings: list[IdMapping] = []
     privileged: bool = False
     runtime_handler: str = ""
     #: The caller's own account of the request; opaque here.

@@ -43,8 +43,16 @@ class Dns:
     options: Sequence[str] = ()
 
 
-def write(paths: Paths, sandbox_id: str, *, hostname: str, addresses: Sequence[str], dns: Dns | None) -> None:
-    """Write the three files.
+def write(
+    paths: Paths,
+    sandbox_id: str,
+    *,
+    hostname: str,
+    addresses: Sequence[str],
+    dns: Dns | None,
+    owner: tuple[int, int] = (0, 0),
+) -> None:
+    """Write the three files, for *owner*: who is root of the pod, on the host.
 
     Without *addresses* the pod uses the node's network, and /etc/hosts is the node's; without *dns*,
     resolv.conf is.  Raises InvalidArgument for a word that would not stay one word of its line.
@@ -55,7 +63,7 @@ def write(paths: Paths, sandbox_id: str, *, hostname: str, addresses: Sequence[s
     directory = paths.sandbox(sandbox_id)
     directory.mkdir(mode=0o700, exist_ok=True)
     for file, content in zip(NAMES, (hosts, name, resolver), strict=True):
-        _replace(directory / file, content)
+        _replace(directory / file, content, owner)
 
 
 def resolv_conf(dns: Dns) -> str:
@@ -75,13 +83,14 @@ def shm_directory(paths: Paths, sandbox_id: str) -> Path:
     return paths.run_sandbox(sandbox_id) / "shm"
 
 
-def mount_shm(paths: Paths, sandbox_id: str) -> Path:
+def mount_shm(paths: Paths, sandbox_id: str, owner: tuple[int, int] = (0, 0)) -> Path:
     """Mount the pod's shared memory, once, and return where: a tmpfs of 64 MiB for everybody in the pod."""
     target = shm_directory(paths, sandbox_id)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not target.is_mount():
         attributes = Flags(("MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV", "MOUNT_ATTR_NOEXEC")).value()
-        options = [("source", "shm"), ("size", str(SHM_SIZE_BYTES)), ("mode", "1777")]
+        uid, gid = owner
+        options = [("source", "shm"), ("size", str(SHM_SIZE_BYTES)), ("mode", "1777"), ("uid", str(uid)), ("gid", str(gid))]
         with mount.new_filesystem("tmpfs", options, attributes=attributes) as shm:
             mount.attach(shm, target)
     return target
@@ -108,11 +117,12 @@ def remove_shm(paths: Paths, sandbox_id: str) -> None:
     remove_run_directory(paths, sandbox_id)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes, owner: tuple[int, int]) -> None:
     """Put *content* at *path* in one step, readable to any user of a container whatever our umask."""
     draft = _beside(path)
     with open(draft, "wb") as file:
         os.fchmod(file.fileno(), 0o644)
+        os.fchown(file.fileno(), *owner)
         file.write(content)
     draft.rename(path)
 

@@ -7,15 +7,18 @@ import contextlib
 import os
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from kernel import mount
 from kernel.cgroup import Cgroup
+from kernel.fd import Fd, open_path
 from runtime import history, lifecycle
 from runtime.cgroups import names_of
+from runtime.container import userns
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
-from runtime.container.init import pause_program
+from runtime.container.init import NOBODY, USER_NAMESPACE, pause_program
 from runtime.context import Context
 from runtime.errors import SandboxNotFound, StartFailed, WrongState
 from runtime.monitor.client import Exited
@@ -171,8 +174,18 @@ def _find_attempt(context: Context, config: SandboxConfig) -> Sandbox | None:
 def _make(context: Context, sandbox: Sandbox) -> None:
     """Make the pod's namespaces, network, files, cgroup and, for a shared pid namespace, its first process."""
     config, paths = sandbox.config, context.paths
+    owner = owner_of(config)
     has_network, has_ipc = config.namespaces.network == "pod", config.namespaces.ipc == "pod"
-    namespaces.create(paths, sandbox.id, network=has_network, ipc=has_ipc, hostname=sandbox.hostname, sysctls=config.sysctls)
+    with _user_namespace(config) as user:
+        namespaces.create(
+            paths,
+            sandbox.id,
+            network=has_network,
+            ipc=has_ipc,
+            hostname=sandbox.hostname,
+            sysctls=config.sysctls,
+            user=user,
+        )
     if has_network:
         addresses = context.network.attach(sandbox, paths.run_sandbox(sandbox.id) / "net")
         sandbox.ip, sandbox.additional_ips = addresses.ip, list(addresses.additional)
@@ -180,12 +193,27 @@ def _make(context: Context, sandbox: Sandbox) -> None:
     if config.dns_servers is not None:
         dns = files.Dns(config.dns_servers, config.dns_searches or [], config.dns_options or [])
     ips = [sandbox.ip, *sandbox.additional_ips] if sandbox.ip else []
-    files.write(paths, sandbox.id, hostname=sandbox.hostname, addresses=ips, dns=dns)
+    files.write(paths, sandbox.id, hostname=sandbox.hostname, addresses=ips, dns=dns, owner=owner)
     if has_ipc:
-        files.mount_shm(paths, sandbox.id)
+        files.mount_shm(paths, sandbox.id, owner)
     context.cgroups.make_pod(sandbox.cgroup_parent)
     if config.namespaces.pid == "pod":
         sandbox.pause_pid = _start_pause(context, sandbox)
+
+
+@contextlib.contextmanager
+def _user_namespace(config: SandboxConfig) -> Iterator[namespaces.UserNamespace | None]:
+    """The pod's own user namespace, made with its maps; None when it is to be in the host's."""
+    if not config.uid_mappings:
+        yield None
+        return
+    with userns.make(config.uid_mappings, config.gid_mappings, where="userns_options") as user:
+        yield namespaces.UserNamespace(user, sum(each.size for each in config.gid_mappings))
+
+
+def owner_of(config: SandboxConfig) -> tuple[int, int]:
+    """Who is root of the pod, on the host: user and group."""
+    return userns.host_id(config.uid_mappings, 0) or 0, userns.host_id(config.gid_mappings, 0) or 0
 
 
 def _start_pause(context: Context, sandbox: Sandbox) -> int:
@@ -193,10 +221,15 @@ def _start_pause(context: Context, sandbox: Sandbox) -> int:
     run_dir.mkdir(mode=0o700)
     cgroup = context.cgroup(f"{sandbox.cgroup_parent}/{sandbox.id}")
     cgroup.create()
-    program = pause_program(f"pause of {sandbox.config.name}", in_cgroup=True)
-    with cgroup.open() as opened:
+    mappings = [*sandbox.config.uid_mappings, *sandbox.config.gid_mappings]
+    nobody = min([NOBODY, *(each.container_id + each.size - 1 for each in mappings)])
+    program = pause_program(f"pause of {sandbox.config.name}", in_cgroup=True, has_users=bool(mappings), nobody=nobody)
+    with contextlib.ExitStack() as held:
+        descriptors: dict[int, Fd] = {Descriptor.CGROUP: held.enter_context(cgroup.open())}
+        if mappings:
+            descriptors[USER_NAMESPACE] = held.enter_context(open_path(context.paths.run_sandbox(sandbox.id) / "user"))
         launched, _ = context.monitor.launch(
-            sandbox.id, "pause", program, run_dir=run_dir, name="kernelet:pause", descriptors={Descriptor.CGROUP: opened}
+            sandbox.id, "pause", program, run_dir=run_dir, name="kernelet:pause", descriptors=descriptors
         )
     if launched.failed is not None:
         raise StartFailed(f"run sandbox {sandbox.config.name}: {describe_failure(program, launched.failed, launched.errno)}")

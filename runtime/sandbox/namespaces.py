@@ -1,7 +1,8 @@
-"""The namespaces that the containers of a pod share, kept alive by names: ``net``, ``ipc``, ``uts`` in its run dir.
+"""The namespaces that the containers of a pod share, kept alive by names: ``net``, ``ipc``, ``uts``, ``user`` in its run dir.
 
 A pin is a bind mount of /proc/thread-self/ns/KIND, made by a thread that exists only to leave the
-node's namespaces.  No process holds them; a pause container is not needed.
+node's namespaces.  No process holds them; a pause container is not needed.  With a user namespace, that one
+comes first and a process in it makes the others: a network namespace obeys the root of its maker's user namespace.
 
 A mount below a shared directory (systemd makes / shared) appears in every mount namespace that listens,
 that of each container included, and a pin there keeps a dead pod's network alive.  So the directory of
@@ -16,10 +17,11 @@ import errno
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from kernel import mount, namespace
-from kernel.fd import open_path
+from kernel import foreign_namespace, mount, namespace
+from kernel.fd import Fd, open_path
 from kernel.mountinfo import load_mountinfo
 from kernel.netlink import Netlink
 from runtime.errors import InvalidArgument
@@ -28,7 +30,7 @@ from runtime.paths import Paths
 KINDS: tuple[namespace.Kind, ...] = ("net", "ipc", "uts")
 
 #: What may be pinned: the pid namespace too, by whoever starts the process that it needs (``lifecycle``).
-PINS: tuple[namespace.Kind, ...] = (*KINDS, "pid")
+PINS: tuple[namespace.Kind, ...] = (*KINDS, "pid", "user")
 
 #: What a pod's own network begins with: no port needs privileges, and everybody may ping (as containerd and CRI-O do).
 NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
@@ -36,6 +38,16 @@ NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_gr
 IPC_SYSCTLS = frozenset(
     f"kernel.{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 )
+
+
+
+@dataclass(frozen=True, slots=True)
+class UserNamespace:
+    """A pod's own user namespace, and how many groups it maps: no setting can speak of others."""
+
+    file: Fd
+    group_count: int
+
 
 #: A key's parts become a path below /proc/sys: no separator, no "..", nothing that is not a name (CVE-2022-0811).
 SYSCTL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9][A-Za-z0-9_-]*)+", re.ASCII)
@@ -54,14 +66,23 @@ def release(paths: Paths) -> None:
         mount.unmount(paths.run_sandboxes, detach=False)
 
 
-def create(paths: Paths, sandbox_id: str, *, network: bool, ipc: bool, hostname: str | None, sysctls: Mapping[str, str]) -> None:
-    """Make a pod's namespaces and pin them: network and IPC as asked, UTS if there is a *hostname*.
+def create(
+    paths: Paths,
+    sandbox_id: str,
+    *,
+    network: bool,
+    ipc: bool,
+    hostname: str | None,
+    sysctls: Mapping[str, str],
+    user: UserNamespace | None = None,
+) -> None:
+    """Make a pod's namespaces and pin them: network and IPC as asked, UTS if there is a *hostname*; *user* owns them then.
 
     In the new network the loopback is up.  Raises InvalidArgument, naming the key, for a sysctl that does
     not belong to a namespace made here, or that the kernel refuses; then nothing is left.
     """
     _check_hostname(hostname)
-    wanted = {**(NETWORK_SYSCTLS if network else {}), **sysctls}
+    wanted = {**(_network_sysctls(user) if network else {}), **sysctls}
     for key, value in wanted.items():
         _check_sysctl(key, value, network=network, ipc=ipc)
     made: dict[namespace.Kind, bool] = {"net": network, "ipc": ipc, "uts": hostname is not None}
@@ -70,13 +91,17 @@ def create(paths: Paths, sandbox_id: str, *, network: bool, ipc: bool, hostname:
     directory.mkdir(mode=0o700, exist_ok=True)
 
     def work() -> None:
-        namespace.unshare(sum(namespace.FLAGS[kind] for kind in kinds))
+        if user is None:
+            namespace.unshare(sum(namespace.FLAGS[kind] for kind in kinds))
+        else:
+            _enter_new(user.file, kinds, wanted)
+            namespace.pin(user.file, directory / "user")
         if hostname is not None:
             namespace.set_hostname(hostname)
         if network:
             with Netlink() as here:
                 here.set_up("lo")
-        for key, value in wanted.items():
+        for key, value in wanted.items() if user is None else ():
             _write_sysctl(key, value)
         for kind in kinds:
             namespace.pin(kind, directory / kind)
@@ -86,6 +111,26 @@ def create(paths: Paths, sandbox_id: str, *, network: bool, ipc: bool, hostname:
     except BaseException:
         remove(paths, sandbox_id)
         raise
+
+
+def _network_sysctls(user: UserNamespace | None) -> dict[str, str]:
+    if user is None:
+        return NETWORK_SYSCTLS
+    return {**NETWORK_SYSCTLS, "net.ipv4.ping_group_range": f"0 {user.group_count - 1}"}
+
+
+def _enter_new(user: Fd, kinds: list[namespace.Kind], sysctls: Mapping[str, str]) -> None:
+    """Have *user* own new namespaces of *kinds* with *sysctls*, which its root alone may write, and enter them."""
+    settings = {_path_of(key): (key, value) for key, value in sysctls.items()}
+    try:
+        made = foreign_namespace.new_namespaces(user, kinds, {path: value for path, (_, value) in settings.items()})
+    except OSError as error:
+        if error.filename in settings:
+            raise _refused(*settings[error.filename], error) from error
+        raise
+    for kind, file in made.items():
+        with file:
+            namespace.set_namespace(file, kind)
 
 
 def pinned(paths: Paths, sandbox_id: str) -> dict[namespace.Kind, Path]:
@@ -141,9 +186,17 @@ def _check_sysctl(key: str, value: str, *, network: bool, ipc: bool) -> None:
 
 def _write_sysctl(key: str, value: str) -> None:
     try:
-        with open_path(Path("/proc/sys", *key.split(".")), os.O_WRONLY) as file:
+        with open_path(_path_of(key), os.O_WRONLY) as file:
             os.write(file.fileno(), value.encode())
-    except FileNotFoundError:
-        raise InvalidArgument(f"sysctl {key}: there is none of this name in the pod's namespaces") from None
     except OSError as error:
-        raise InvalidArgument(f"sysctl {key}: the kernel refuses {value!r}: {error.strerror}") from error
+        raise _refused(key, value, error) from error
+
+
+def _path_of(key: str) -> str:
+    return os.fspath(Path("/proc/sys", *key.split(".")))
+
+
+def _refused(key: str, value: str, error: OSError) -> InvalidArgument:
+    if isinstance(error, FileNotFoundError):
+        return InvalidArgument(f"sysctl {key}: there is none of this name in the pod's namespaces")
+    return InvalidArgument(f"sysctl {key}: the kernel refuses {value!r}: {error.strerror}")

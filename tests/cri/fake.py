@@ -165,6 +165,9 @@ class FakeNode:
     def reopen_log(self, container_id: str) -> None:
         self._did("reopen_log", container_id)
 
+    def can_map_ids(self) -> bool:
+        return True
+
     def controllers(self) -> frozenset[str]:
         return frozenset({"cpu", "cpuset", "memory", "pids"})
 

@@ -11,6 +11,8 @@ from cri.api import api_pb2 as api
 from runtime.errors import InvalidArgument, Unsupported
 from runtime.spec import defaults, schema
 
+WHOLE = api.IDMapping(length=65536, host_id=100000)
+
 
 def wish(**fields: Any) -> api.Mount:
     values: dict[str, Any] = {"container_path": "/data", "host_path": "/srv"}
@@ -31,6 +33,7 @@ def test_a_plain_mount() -> None:
         ({"propagation": api.PROPAGATION_BIDIRECTIONAL}, ["rbind", "rshared", "rw"]),
         ({"readonly": True, "recursive_read_only": True}, ["rbind", "rprivate", "ro", "rro"]),
         ({"mount_options": ["noexec", "nosuid"]}, ["rbind", "rprivate", "rw", "noexec", "nosuid"]),
+        ({"uidMappings": [WHOLE], "gidMappings": [WHOLE]}, ["rbind", "rprivate", "rw", "ridmap"]),
     ],
 )
 def test_options(fields: dict[str, Any], options: list[str]) -> None:
@@ -52,7 +55,8 @@ def test_options(fields: dict[str, Any], options: list[str]) -> None:
         ({"container_path": "//"}, InvalidArgument, "container's root"),
         ({"mount_options": ["suid"]}, InvalidArgument, "unknown mount option 'suid'"),
         ({"image": api.ImageSpec(image="a")}, Unsupported, "images as volumes"),
-        ({"uidMappings": [api.IDMapping(length=1)]}, Unsupported, "id-mapped"),
+        ({"uidMappings": [api.IDMapping(length=1)]}, InvalidArgument, "one goes with the other"),
+        ({"uidMappings": [api.IDMapping()], "gidMappings": [api.IDMapping(length=1)]}, InvalidArgument, "uidMappings: 0 ids"),
     ],
 )
 def test_what_cannot_work_is_refused(fields: dict[str, Any], kind: type[Exception], message: str) -> None:

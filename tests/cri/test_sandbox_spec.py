@@ -9,8 +9,9 @@ import pytest
 from cri.api import api_pb2 as api
 from cri.sandbox_spec import NETWORK_SYSCTLS, sandbox_config
 from runtime import document
-from runtime.errors import InvalidArgument, Unsupported
+from runtime.errors import InvalidArgument
 from runtime.sandbox.config import NamespaceModes, PortMapping, SandboxConfig
+from runtime.spec import schema
 
 
 def pod(**fields: Any) -> api.PodSandboxConfig:
@@ -79,13 +80,35 @@ def test_namespaces() -> None:
             sandbox_config(in_namespaces(**fields), "")
 
 
+def test_a_user_namespace_of_the_pods_own() -> None:
+    whole, other = api.IDMapping(length=65536, host_id=100000), api.IDMapping(length=65536, host_id=200000)
+    wish = api.UserNamespace(uids=[whole], gids=[other])
+    config = sandbox_config(in_namespaces(userns_options=wish), "")
+    assert config.uid_mappings == [schema.IdMapping(container_id=0, host_id=100000, size=65536)]
+    assert config.gid_mappings == [schema.IdMapping(container_id=0, host_id=200000, size=65536)]
+    assert config.sysctls == {}  # the runtime knows how many groups may ping
+    assert sandbox_config(in_namespaces(userns_options=wish, network=api.NODE), "").uid_mappings
+    assert sandbox_config(in_namespaces(userns_options=api.UserNamespace(mode=api.NODE)), "").uid_mappings == []
+    for kind in ("pid", "ipc"):
+        with pytest.raises(InvalidArgument, match="no rights over the host's pid and ipc namespaces"):
+            sandbox_config(in_namespaces(userns_options=wish, **{kind: api.NODE}), "")
+
+
 def test_user_namespaces_are_refused_by_what_is_wrong() -> None:
     whole = api.IDMapping(length=65536, host_id=100000)
-    with pytest.raises(Unsupported):
-        sandbox_config(in_namespaces(userns_options=api.UserNamespace(uids=[whole], gids=[whole])), "")
-    with pytest.raises(InvalidArgument, match="exactly one"):
-        sandbox_config(in_namespaces(userns_options=api.UserNamespace(uids=[whole])), "")
-    sandbox_config(in_namespaces(userns_options=api.UserNamespace(mode=api.NODE)), "")
+    far, none = api.IDMapping(length=2, host_id=(1 << 32) - 2), api.IDMapping(host_id=5)
+    for uids, gids, message in (
+        ([whole], [], "exactly one"),
+        ([whole, whole], [whole], "exactly one"),
+        ([whole], [api.IDMapping(container_id=1, length=9)], "begin with the container's id 0"),
+        ([far], [whole], "userns_options.uids: 2 ids from 4294967294 on"),
+        ([whole], [none], "userns_options.gids: 0 ids"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            sandbox_config(in_namespaces(userns_options=api.UserNamespace(uids=uids, gids=gids)), "")
+    for mode in (api.CONTAINER, api.TARGET):
+        with pytest.raises(InvalidArgument, match="mode must be POD or NODE"):
+            sandbox_config(in_namespaces(userns_options=api.UserNamespace(mode=mode)), "")
 
 
 def test_the_hosts_network_brings_the_hosts_name_and_no_port_mapping() -> None:

@@ -162,11 +162,20 @@ def userns(**fields: Any) -> api.ContainerConfig:
     return wishes.secured(namespace_options=api.NamespaceOption(userns_options=api.UserNamespace(**fields)))
 
 
-def test_the_hosts_user_namespace_is_the_only_one() -> None:
+def test_the_user_namespace_is_the_sandboxs() -> None:
     wishes.translated(userns(mode=api.NODE))
     whole = api.IDMapping(host_id=100000, container_id=0, length=65536)
-    with pytest.raises(Unsupported, match="user namespaces are not supported yet"):
-        wishes.translated(userns(mode=api.POD, uids=[whole], gids=[whole]))
+    maps = [schema.IdMapping(container_id=0, host_id=100000, size=65536)]
+    pod = wishes.sandbox(uid_mappings=maps, gid_mappings=maps)
+    wishes.translated(userns(mode=api.POD, uids=[whole], gids=[whole]), pod=pod)
+    wishes.translated(wishes.container(), pod=pod)
+    for wish, of in (
+        (userns(mode=api.POD, uids=[whole], gids=[whole]), wishes.sandbox()),
+        (userns(mode=api.NODE), pod),
+        (userns(mode=api.POD, uids=[whole], gids=[api.IDMapping(length=5)]), pod),
+    ):
+        with pytest.raises(InvalidArgument, match="not what the sandbox was made with"):
+            wishes.translated(wish, pod=of)
     for wrong in (
         {"mode": api.NODE, "uids": [whole]},
         {"mode": api.CONTAINER},

@@ -29,7 +29,7 @@ def test_status(daemon: Daemon) -> None:
     assert missing.message == "the node's cgroup v2 tree lacks hugetlb: limits on them are refused"
     assert [handler.name for handler in answer.runtime_handlers] == [""]
     assert answer.runtime_handlers[0].features.recursive_read_only_mounts
-    assert not answer.runtime_handlers[0].features.user_namespaces
+    assert answer.runtime_handlers[0].features.user_namespaces and answer.features.user_namespaces_host_network
     assert answer.features.supplemental_groups_policy
     assert Path(json.loads(answer.info["config"])["stateDir"]) == daemon.socket.parent
     assert not daemon.client.call(api.StatusRequest(), api.StatusResponse).info
@@ -47,5 +47,6 @@ def test_the_nodes_pod_cidr_is_taken_note_of(daemon: Daemon) -> None:
 
 
 def test_a_node_with_all_controllers_is_ready() -> None:
-    answer = Status({}, WANTED_CONTROLLERS).status(api.StatusRequest())
+    answer = Status({}, WANTED_CONTROLLERS, has_user_namespaces=False).status(api.StatusRequest())
+    assert not answer.runtime_handlers[0].features.user_namespaces and not answer.features.user_namespaces_host_network
     assert all(condition.status for condition in answer.status.conditions)

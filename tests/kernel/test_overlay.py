@@ -37,7 +37,7 @@ def test_layers_under_a_writable_directory(tmp_path: Path, one_by_one: bool, cou
     (upper, work) = directories(tmp_path, 2, name="own")
     (upper / "top").unlink()
     before = load_mountinfo()
-    with mount_overlay(lower, upper, work, options=["volatile"], one_by_one=one_by_one) as root:
+    with mount_overlay(lower, (upper, work), options=["volatile"], one_by_one=one_by_one) as root:
         assert {f"from-{number}" for number in range(count)} <= set(os.listdir(seen(root)))
         assert (seen(root) / "top").read_text() == "0"
         (seen(root) / "top").write_text("changed")
@@ -52,7 +52,7 @@ def test_paths_longer_than_an_option_may_be(tmp_path: Path, one_by_one: bool) ->
     assert len(str(home)) > VALUE_LIMIT
     lower = directories(home, 2)
     upper, work = directories(home, 2, name="own")
-    with mount_overlay(lower, upper, work, one_by_one=one_by_one) as root:
+    with mount_overlay(lower, (upper, work), one_by_one=one_by_one) as root:
         assert "from-1" in os.listdir(seen(root))
 
 
@@ -60,14 +60,14 @@ def test_more_layers_than_a_page_holds(tmp_path: Path) -> None:
     lower = directories(tmp_path, 300)
     upper, work = directories(tmp_path, 2, name="own")
     with pytest.raises(OSError, match="300 layers do not fit into one page"):
-        mount_overlay(lower, upper, work, one_by_one=False)
+        mount_overlay(lower, (upper, work), one_by_one=False)
 
 
 @pytest.mark.parametrize("one_by_one", WAYS)
 def test_a_layer_that_is_not_there(tmp_path: Path, one_by_one: bool) -> None:
     upper, work = directories(tmp_path, 2, name="own")
     with pytest.raises(FileNotFoundError, match="absent"):
-        mount_overlay([tmp_path / "absent"], upper, work, one_by_one=one_by_one)
+        mount_overlay([tmp_path / "absent"], (upper, work), one_by_one=one_by_one)
 
 
 def test_which_kernels_take_layers_one_by_one() -> None:
