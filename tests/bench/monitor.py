@@ -13,21 +13,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kernel.fd import Fd
 from runtime.monitor.__main__ import ignore_the_terminal, leave_the_hosts_mounts, listen
 from runtime.monitor.server import Monitor, Reply
 
 
 class Timed(Monitor):
-    """Adds ``received_ns`` to an answer: when the monitor began to read the request (CLOCK_MONOTONIC)."""
+    """Adds ``received_ns`` to an answer: when the monitor woke up for the request (CLOCK_MONOTONIC)."""
 
     def __init__(self, run_dir: Path, listener: socket.socket) -> None:
         super().__init__(run_dir, listener)
         self._received_ns = 0
         self._by_request: dict[int, int] = {}
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _wait(self) -> list[tuple[int, int]]:
+        happened = super()._wait()
         self._received_ns = time.monotonic_ns()
-        super()._serve(connection)
+        return happened
 
     def _launch(self, request: dict[str, Any], files: list[Any], reply: Reply) -> None:
         self._by_request[reply[1]] = self._received_ns
@@ -37,10 +39,10 @@ class Timed(Monitor):
         self._by_request[reply[1]] = self._received_ns
         super()._start(request, files, reply)
 
-    def _answer(self, reply: Reply | None, **content: Any) -> None:
+    def _answer(self, reply: Reply | None, file: Fd | None = None, **content: Any) -> None:
         if reply is not None:
             content["received_ns"] = self._by_request.pop(reply[1], 0)
-        super()._answer(reply, **content)
+        super()._answer(reply, file, **content)
 
 
 def main() -> None:
