@@ -11,7 +11,8 @@
 root_dir = "/var/lib/kernelet"            # images, writable layers, the database: what survives a reboot
 run_dir = "/run/kernelet"                 # namespaces, sockets, what runs now: what does not
 # socket = "/run/kernelet/kernelet.sock"  # where a kubelet finds the daemon; by default in run_dir
-cgroup_parent = "/kernelet"               # for pods that name no cgroup of their own
+cgroup_driver = "cgroupfs"                # who makes pods' cgroups: cgroupfs (we do) or systemd; a kubelet asks which
+cgroup_parent = "/kernelet"               # for pods that name no cgroup of their own; with systemd it is kernelet.slice
 
 [log]
 level = "info"                            # reload.  debug, info, warning or error; debug: also what is asked every second
@@ -40,6 +41,7 @@ from typing import Any
 
 from cri import toml
 from cri.toml import Reader
+from runtime import cgroups
 from runtime.errors import InvalidArgument
 from runtime.paths import Paths
 
@@ -76,6 +78,7 @@ class Config:
     root_dir: Path = Paths().root_dir
     run_dir: Path = Paths().run_dir
     socket: Path = Paths().socket
+    cgroup_driver: cgroups.Name = "cgroupfs"
     cgroup_parent: str = "/kernelet"
     log: LogConfig = LogConfig()
     network: NetworkConfig = NetworkConfig()
@@ -143,6 +146,7 @@ def build(table: Mapping[str, Any]) -> Config:
         run_dir=run_dir,
         # The socket goes with the run dir unless it is given.
         socket=read.path("socket", run_dir / default.socket.name),
+        cgroup_driver=read.choice("cgroup_driver", default.cgroup_driver, cgroups.DRIVERS),
         cgroup_parent=_cgroup(read, "cgroup_parent", default.cgroup_parent),
         log=_log(Reader(read.table("log"), LogConfig, "log.")),
         network=_network(Reader(read.table("network"), NetworkConfig, "network.")),

@@ -52,6 +52,7 @@ def run(config: Config, reread: Callable[[], Config], *, verbose: bool = False) 
             bridge=config.network.bridge,
             subnet=config.network.subnet,
             cgroup_parent=config.cgroup_parent,
+            cgroup_driver=config.cgroup_driver,
         )
         try:
             finder = Finder(node)
@@ -72,7 +73,7 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
     """Answer the CRI on the configured socket while the block runs; stop gracefully after it."""
     dispatch = Dispatch()
     shown = {"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)}
-    status = Status(shown, node.controllers(), has_user_namespaces=node.can_map_ids())
+    status = Status(shown, node.controllers(), config.cgroup_driver, has_user_namespaces=node.can_map_ids())
     server = Server(
         config.socket,
         {

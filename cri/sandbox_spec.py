@@ -53,7 +53,7 @@ def sandbox_config(config: api.PodSandboxConfig, runtime_handler: str) -> Sandbo
         dns_searches=None if dns is None else list(dns.searches),
         dns_options=None if dns is None else list(dns.options),
         port_mappings=_port_mappings(config, modes),
-        cgroup_parent=_absolute(config.linux.cgroup_parent, "linux.cgroup_parent"),
+        cgroup_parent=_cgroup_parent(config.linux.cgroup_parent),
         sysctls=_sysctls(config, modes, has_users=bool(uids)),
         namespaces=modes,
         uid_mappings=uids,
@@ -131,6 +131,12 @@ def _sysctls(config: api.PodSandboxConfig, modes: NamespaceModes, *, has_users: 
             raise InvalidArgument(f"sysctl {name} would change the host: the pod uses the host's {owner} namespace")
         wishes[name] = value
     return wishes
+
+
+def _cgroup_parent(parent: str) -> str:
+    """A path, or for systemd the name of a slice alone."""
+    is_name = parent.endswith(".slice") and "/" not in parent and "\0" not in parent
+    return parent if is_name else _absolute(parent, "linux.cgroup_parent")
 
 
 def _absolute(path: str, where: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from cri.api import api_pb2 as api
+from runtime import cgroups
 
 #: The protocol's version, which a kubelet compares to the letter.
 KUBELET_API_VERSION = "0.1.0"
@@ -23,9 +24,17 @@ log = logging.getLogger(__name__)
 
 
 class Status:
-    def __init__(self, config: Mapping[str, object], controllers: Collection[str], *, has_user_namespaces: bool) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, object],
+        controllers: Collection[str],
+        cgroup_driver: cgroups.Name = "cgroupfs",
+        *,
+        has_user_namespaces: bool,
+    ) -> None:
         """*config* is what ``crictl info`` shows as the configuration, *controllers* are the node's cgroup controllers."""
         self._has_user_namespaces = has_user_namespaces
+        self._cgroup_driver = api.SYSTEMD if cgroup_driver == "systemd" else api.CGROUPFS
         self._config = msgspec.json.encode(dict(config)).decode()
         self._missing = [name for name in WANTED_CONTROLLERS if name not in controllers]
 
@@ -78,8 +87,8 @@ class Status:
         )
 
     def runtime_config(self, _request: api.RuntimeConfigRequest) -> api.RuntimeConfigResponse:
-        """The cgroup driver: said, because a message without it reads SYSTEMD."""
-        linux = api.LinuxRuntimeConfiguration(cgroup_driver=api.CGROUPFS)
+        """The cgroup driver, which a kubelet then uses too: said, because a message without it reads SYSTEMD."""
+        linux = api.LinuxRuntimeConfiguration(cgroup_driver=self._cgroup_driver)
         return api.RuntimeConfigResponse(linux=linux)
 
     def update_runtime_config(self, request: api.UpdateRuntimeConfigRequest) -> api.UpdateRuntimeConfigResponse:

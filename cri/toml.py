@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.errors import InvalidArgument
+
+Choice = TypeVar("Choice", bound=str)
 
 
 class Reader:
@@ -35,12 +37,13 @@ class Reader:
             raise self.wrong(key, "not a string")
         return value
 
-    def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
+    def choice(self, key: str, default: Choice, choices: Iterable[Choice]) -> Choice:
         """One of *choices*."""
         value = self.string(key, default)
-        if value not in choices:
-            raise self.wrong(key, f"{value!r} is none of {', '.join(choices)}")
-        return value
+        for each in choices:
+            if each == value:
+                return each
+        raise self.wrong(key, f"{value!r} is none of {', '.join(choices)}")
 
     def path(self, key: str, default: Path) -> Path:
         """An absolute path."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from kernel.cgroup import Cgroup
 from runtime.cgroups import Name
 from runtime.container import resources as limits
+from runtime.errors import InvalidArgument
 from runtime.spec import schema
 
 #: Letters of a sandbox's id.
@@ -31,6 +32,8 @@ class FilesystemDriver:
             os.rmdir(self._at(self._home).path)
 
     def pod_path(self, asked: str, sandbox_id: str) -> str:
+        if asked and not asked.startswith("/"):
+            raise InvalidArgument(f"linux.cgroup_parent {asked!r}: a slice is for the cgroup driver systemd; ours is cgroupfs")
         return asked.rstrip("/") or f"{self._home}/{sandbox_id}"
 
     def make_pod(self, path: str) -> None:

@@ -24,6 +24,7 @@ def test_every_key() -> None:
         root_dir = "/srv/k"
         run_dir = "/run/k"
         socket = "/run/k/cri.sock"
+        cgroup_driver = "systemd"
         cgroup_parent = "/pods/"
         [log]
         level = "warning"
@@ -41,6 +42,7 @@ def test_every_key() -> None:
         root_dir=Path("/srv/k"),
         run_dir=Path("/run/k"),
         socket=Path("/run/k/cri.sock"),
+        cgroup_driver="systemd",
         cgroup_parent="/pods",
         log=config.LogConfig(level="warning", format="json"),
         network=config.NetworkConfig(bridge="k-0", subnet=ipaddress.IPv4Network("10.1.0.0/24")),
@@ -63,6 +65,7 @@ def test_the_socket_goes_with_the_run_dir() -> None:
         ("root_dir = 5", "root_dir: not a string"),
         ("network = 5", "network: not a table"),
         ("[log]\nlevel = 'loud'", "log.level: 'loud' is none of debug, info, warning, error"),
+        ("cgroup_driver = 'runc'", "cgroup_driver: 'runc' is none of cgroupfs, systemd"),
         ("cgroup_parent = '/'", "cgroup_parent: '/'"),
         ("cgroup_parent = '/a/../b'", "cgroup_parent"),
         ("[network]\nbridge = 'a b'", "network.bridge: 'a b' is not the name of a link"),

@@ -39,6 +39,8 @@ def test_the_cgroup_driver_is_said(daemon: Daemon) -> None:
     answer = daemon.client.call(api.RuntimeConfigRequest(), api.RuntimeConfigResponse)
     # a message without it reads SYSTEMD, and one without "linux" is no answer at all
     assert answer.HasField("linux") and answer.linux.cgroup_driver == api.CGROUPFS
+    other = Status({}, WANTED_CONTROLLERS, "systemd", has_user_namespaces=False).runtime_config(api.RuntimeConfigRequest())
+    assert other.HasField("linux") and other.linux.cgroup_driver == api.SYSTEMD
 
 
 def test_the_nodes_pod_cidr_is_taken_note_of(daemon: Daemon) -> None:

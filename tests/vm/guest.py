@@ -97,10 +97,18 @@ class Guests:
             has_ended = _power(words, place, timeout_seconds)
             return _collect(place, time.monotonic() - began, None if has_ended else timeout_seconds)
 
-    def pytest(self, *words: str, kernel: str = UML, init: Init = "minimal", timeout_seconds: float = 900.0) -> Result:
-        """``run`` of pytest; its JUnit report comes back as "junit.xml"."""
+    def pytest(
+        self, *words: str, kernel: str = UML, init: Init = "minimal", append: str = "", timeout_seconds: float = 900.0
+    ) -> Result:
+        """``run`` of pytest; its JUnit report comes back as "junit.xml".
+
+        With systemd as init it sees the guest as it is, and no node of its own in there.
+        """
         command = shlex.join([PYTHON, "-m", "pytest", "-q", "--junitxml=/results/junit.xml", *words])
-        return self.run(f"KERNELET_VM=1 CI=true {command}", kernel=kernel, init=init, timeout_seconds=timeout_seconds)
+        whole = "KERNELET_WHOLE_NODE=1 " if init == "systemd" else ""
+        return self.run(
+            f"KERNELET_VM=1 CI=true {whole}{command}", kernel=kernel, init=init, append=append, timeout_seconds=timeout_seconds
+        )
 
     def _uml(self, place: Path, kernel: str, init: str, options: str, memory_mib: int) -> list[str]:
         # Pinned: its processes hand over at each system call, nine times slower from one CPU to another.

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.vm.debian import UML
-from tests.vm.guest import Guests
+from tests.vm.guest import Guests, Init
 from tests.vm.image import CACHE
 
 #: By file below tests: where it runs.  User Mode Linux is fast and has most controllers, QEMU's 6.1 all.
@@ -20,12 +20,27 @@ FILES = {
     "runtime/container/test_controllers.py": (UML, "6.1"),
     "runtime/oci/test_events.py": ("6.1",),  # hugetlb, and a clock that sees less than a tick
 }
+#: With systemd as the first process.
+WITH_SYSTEMD = {
+    "vm/inside/test_systemd.py": (UML, "6.1"),
+}
 
 
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("file", "kernel"), [(file, kernel) for file, kernels in FILES.items() for kernel in kernels])
 def test_inside(vm: Guests, file: str, kernel: str) -> None:
-    done = vm.pytest(f"tests/{file}", kernel=kernel)
+    run_inside(vm, file, kernel)
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize(("file", "kernel"), [(file, kernel) for file, kernels in WITH_SYSTEMD.items() for kernel in kernels])
+def test_inside_with_systemd(vm: Guests, file: str, kernel: str) -> None:
+    run_inside(vm, file, kernel, init="systemd")
+
+
+def run_inside(vm: Guests, file: str, kernel: str, *, init: Init = "minimal", append: str = "") -> None:
+    """Run *file* there and keep its report; AssertionError when a test of it fails, or is skipped."""
+    done = vm.pytest(f"tests/{file}", kernel=kernel, init=init, append=append)
     report = done.files.get("junit.xml", b"")
     if report:
         (CACHE / "reports").mkdir(exist_ok=True)
