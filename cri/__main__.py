@@ -37,6 +37,7 @@ COMMANDS = {
     "step": Command("cri.command.step", "make a container of a bundle one system call at a time, and show what changes"),
     "explain": Command("cri.command.explain", "show the system calls that made a container, with their times"),
     "version": Command("cri.command.show", "print versions of command and daemon"),
+    "cleanup": Command("cri.command.cleanup", "end all pods of this machine while no daemon runs, as before a removal"),
     "completion": Command("cri.command.completion", "print a shell's completions of this command"),
 }
 

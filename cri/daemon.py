@@ -47,13 +47,7 @@ def run(config: Config, reread: Callable[[], Config], *, verbose: bool = False) 
     lines.set_up(config.log, NOBODY, verbose=verbose)
     config.paths.prepare()
     with lock.take(config.paths.lock):
-        node = RuntimeNode(
-            config.paths,
-            bridge=config.network.bridge,
-            subnet=config.network.subnet,
-            cgroup_parent=config.cgroup_parent,
-            cgroup_driver=config.cgroup_driver,
-        )
+        node = make_node(config)
         try:
             finder = Finder(node)
             lines.set_up(config.log, finder, verbose=verbose)
@@ -68,12 +62,22 @@ def run(config: Config, reread: Callable[[], Config], *, verbose: bool = False) 
             node.close()
 
 
+def make_node(config: Config) -> RuntimeNode:
+    """This machine's node, not yet started; whoever starts it holds the lock of the run directory."""
+    return RuntimeNode(
+        config.paths,
+        bridge=config.network.bridge,
+        subnet=config.network.subnet,
+        cgroup_parent=config.cgroup_parent,
+    )
+
+
 @contextlib.asynccontextmanager
 async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterator[None]:
     """Answer the CRI on the configured socket while the block runs; stop gracefully after it."""
     dispatch = Dispatch()
     shown = {"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)}
-    status = Status(shown, node.controllers(), config.cgroup_driver, has_user_namespaces=node.can_map_ids())
+    status = Status(shown, node.controllers(), has_user_namespaces=node.can_map_ids())
     server = Server(
         config.socket,
         {

@@ -113,6 +113,7 @@ VOCABULARY: dict[str, Callable[..., bool]] = {
     "apparmor": _has_apparmor,
     "selinux": Path("/sys/fs/selinux/enforce").exists,
     "ipv6": Path("/proc/net/if_inet6").exists,
+    "deb": lambda: "KERNELET_DEB" in os.environ,
     "cni-plugins": lambda: cni_directory() is not None,
     **{name: lambda name=name: shutil.which(name, path=SEARCH) is not None for name in PROGRAMS},
 }
@@ -123,6 +124,7 @@ EXCUSED = {
     "selinux": "a security module of the kernel: CI's is built without it",
     "controllers": "on a hybrid host the v1 hierarchies hold them, and nobody may take them away",
     "capability": "CI's machine holds some back from root (CAP_SYS_RESOURCE)",
+    "deb": "make deb makes the package and runs its tests itself",
     "go": "not among Debian 12's packages in a version that builds today's crictl",
     "crictl": "built with Go; excused only where there is none",
 }
