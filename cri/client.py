@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from cri.api import api_pb2 as api
 from cri.server import IMAGE, MESSAGE_LIMIT_BYTES, RUNTIME
 
 Response = TypeVar("Response", bound=Message)
 
-#: RPC path by the request's name: no two RPCs share a request.
-_PATHS = {
-    method.input_type.full_name: f"/{service.full_name}/{method.name}"
-    for service in (RUNTIME, IMAGE)
-    for method in service.methods
-}
+#: RPC by the request's name: no two RPCs share a request.
+_METHODS = {method.input_type.full_name: method for service in (RUNTIME, IMAGE) for method in service.methods}
 
 
 class Client:
@@ -35,12 +33,22 @@ class Client:
     def call(self, request: Message, response: type[Response], timeout_seconds: float | None = None) -> Response:
         """The answer to *request*, which must be a *response*.  Raises grpc.RpcError with the status."""
         rpc = self._channel.unary_unary(
-            _PATHS[request.DESCRIPTOR.full_name],
+            _path(_METHODS[request.DESCRIPTOR.full_name]),
             request_serializer=type(request).SerializeToString,
             response_deserializer=response.FromString,
         )
         answer: Response = rpc(request, timeout=timeout_seconds)
         return answer
+
+    def stream(self, request: Message, timeout_seconds: float | None = None) -> Any:
+        """The answers to *request* as they come, an iterator with grpc's ``cancel``.  Raises grpc.RpcError with the status."""
+        method = _METHODS[request.DESCRIPTOR.full_name]
+        rpc = self._channel.unary_stream(
+            _path(method),
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        return rpc(request, timeout=timeout_seconds)
 
     def close(self) -> None:
         self._channel.close()
@@ -50,6 +58,10 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _path(method: MethodDescriptor) -> str:
+    return f"/{method.containing_service.full_name}/{method.name}"
 
 
 def container_status(client: Client, container_id: str) -> api.ContainerStatus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import socket
 from functools import cache
@@ -77,11 +78,11 @@ class Containers:
             response.info["info"] = verbose(container)
         return response
 
-    def list(self, request: api.ListContainersRequest) -> bytes:
-        """ListContainersResponse, encoded."""
+    def list(self, request: api.ListContainersRequest | api.StreamContainersRequest) -> builtins.list[bytes]:
+        """Those that the filter lets pass, each as an element of the answer."""
         entries = self._listed.entries((container.id, container) for container in self._node.containers())
         accepts = filters.container_filter(request.filter)
-        return b"".join(entry.encoded for entry in entries if accepts(entry.message))
+        return [entry.encoded for entry in entries if accepts(entry.message)]
 
     def reopen_log(self, request: api.ReopenContainerLogRequest) -> api.ReopenContainerLogResponse:
         container = self._node.find_container(request.container_id)

@@ -24,6 +24,7 @@ from cri.reload import Reloader
 from cri.sandboxes import Sandboxes
 from cri.server import IMAGE, RUNTIME, Server
 from cri.services import image_service, runtime_service
+from cri.stats import Stats
 from cri.status import Status
 from cri.subject import NOBODY, Finder
 from cri.systemd import ServiceManager, watch
@@ -78,10 +79,11 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
     dispatch = Dispatch()
     shown = {"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)}
     status = Status(shown, node.controllers(), has_user_namespaces=node.can_map_ids())
+    stats = Stats(node, str(config.root_dir))
     server = Server(
         config.socket,
         {
-            RUNTIME: runtime_service(dispatch, Sandboxes(node), Containers(node), Execution(node), status),
+            RUNTIME: runtime_service(dispatch, Sandboxes(node), Containers(node), Execution(node), stats, status),
             IMAGE: image_service(dispatch, ImageRpcs(node.images, pull_image, config.root_dir)),
         },
         Finder(node),

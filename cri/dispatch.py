@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +21,13 @@ from runtime.errors import Unsupported, WrongState
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+#: Returns the answer, or for an RPC that answers with a stream the messages of it: an asynchronous iterator.
 Handler = Callable[[Any], Awaitable[Any]]
 
 WORK_THREADS = 64
 WAIT_THREADS = 192
+#: Of a streamed list, what one message has at most, unless one element alone has more.
+PART_BYTES = 256 << 10
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +119,35 @@ class Dispatch:
 
         flight.future.add_done_callback(landed)
         return flight
+
+
+def whole(handler: Handler) -> Handler:
+    """Answer with the elements that *handler* returns, put together: a list's encoding is its elements' one after the other."""
+
+    async def joined(request: object) -> bytes:
+        return b"".join(await handler(request))
+
+    return joined
+
+
+def parts(handler: Handler) -> Handler:
+    """Answer with a stream of the elements that *handler* returns, some in each message; with none for none."""
+
+    async def streamed(request: object) -> AsyncIterator[bytes]:
+        return _messages(await handler(request))
+
+    return streamed
+
+
+async def _messages(elements: Sequence[bytes]) -> AsyncIterator[bytes]:
+    message = bytearray()
+    for element in elements:
+        if message and len(message) + len(element) > PART_BYTES:
+            yield bytes(message)
+            message.clear()
+        message += element
+    if message:
+        yield bytes(message)
 
 
 def not_yet(what: str) -> Handler:

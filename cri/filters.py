@@ -18,7 +18,7 @@ def sandbox_filter(wish: api.PodSandboxFilter) -> Callable[[api.PodSandbox], boo
         return (
             item.id.startswith(sandbox_id)
             and (state is None or item.state == state)
-            and (not labels or _has_labels(item.labels, labels))
+            and (not labels or has_labels(item.labels, labels))
         )
 
     return accepts
@@ -36,7 +36,7 @@ def container_filter(wish: api.ContainerFilter) -> Callable[[api.Container], boo
             item.id.startswith(container_id)
             and item.pod_sandbox_id.startswith(sandbox_id)
             and (state is None or item.state == state)
-            and (not labels or _has_labels(item.labels, labels))
+            and (not labels or has_labels(item.labels, labels))
         )
 
     return accepts
@@ -46,6 +46,7 @@ def _accept_all(_item: object) -> bool:
     return True
 
 
-def _has_labels(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+def has_labels(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Whether all of *selector* is in *labels*."""
     # Not ``labels[name]`` alone: reading a map field of protobuf makes the entry.
     return all(name in labels and labels[name] == value for name, value in selector.items())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import threading
 import time
 from pathlib import Path
 
 import msgspec
 
+from cri import encoded
 from cri.api import api_pb2 as api
 from cri.node import Images, Puller
 from runtime.errors import InvalidArgument
@@ -27,11 +29,11 @@ class ImageRpcs:
         image = self._pull(_name(request.image), credentials_of(request.auth), cancelled)
         return api.PullImageResponse(image_ref=image.id)
 
-    def list(self, request: api.ListImagesRequest) -> api.ListImagesResponse:
-        """One element per id, however many names it has."""
+    def list(self, request: api.ListImagesRequest | api.StreamImagesRequest) -> builtins.list[bytes]:
+        """One element of the answer per id, however many names it has."""
         name = request.filter.image.image
         found = self._images.list() if not name else [image for image in [self._images.find(name)] if image]
-        return api.ListImagesResponse(images=[message_of(image) for image in found])
+        return [encoded.element(api.ListImagesResponse.IMAGES_FIELD_NUMBER, message_of(image)) for image in found]
 
     def status(self, request: api.ImageStatusRequest) -> api.ImageStatusResponse:
         """One image; an image that is not here is an answer without one, not an error."""

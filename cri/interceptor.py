@@ -7,10 +7,11 @@ second is logged when it fails.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -23,49 +24,100 @@ from cri.subject import NOBODY, Finder, Subject, current, of_request
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+#: Told of each call that ended: RPC, status code, seconds.
+Observer = Callable[[str, str, float], None]
 
 #: A status travels percent-encoded, in headers of which a client takes 8 KiB: a longer message would arrive
 #: as RESOURCE_EXHAUSTED.
 MESSAGE_LIMIT_BYTES = 6000
 
 _IDS = {"pod_sandbox_id": "sandbox_id", "container_id": "container_id"}
-_QUIET = ("List", "Status", "Version", "ImageFsInfo", "RuntimeConfig")
+_QUIET = ("List", "Status", "Stream", "Version", "ImageFsInfo", "RuntimeConfig")
+_QUIET_ENDS = ("Status", "Stats")
 
 log = logging.getLogger("cri.rpc")
 _numbers = itertools.count(1)
 
 
-def guard(rpc: str, handler: Handler, finder: Finder = NOBODY) -> Behaviour:
+def unobserved(_rpc: str, _code: str, _seconds: float) -> None:
+    """Keeps no account."""
+
+
+def guard(rpc: str, handler: Handler, finder: Finder = NOBODY, observe: Observer = unobserved) -> Behaviour:
     """What gRPC calls for *rpc*: *handler*, with its exceptions as statuses; *finder* knows whose an id is."""
-    is_quiet = rpc.startswith(_QUIET) or rpc.endswith("Status")
 
     async def behaviour(request: Any, context: Context) -> Any:
-        number, begun = next(_numbers), time.monotonic()
-        # Now: of what is removed nobody will know the name.
-        about = of_request(request, finder)
-        current.set(about)
-
-        def report(level: int, code: grpc.StatusCode, message: str = "", *, trace: bool = False) -> None:
-            if log.isEnabledFor(level):
-                took_ms = (time.monotonic() - begun) * 1000
-                values = fields(rpc, number, about, request, code, took_ms, message)
-                log.log(level, pairs(values), exc_info=trace, extra={"fields": values})
-
-        try:
-            response = await handler(request)
-        except asyncio.CancelledError:
-            report(logging.INFO, grpc.StatusCode.CANCELLED, "the caller went away")
-            raise
-        except Exception as error:
-            code, message = code_of(error), clip(message_of(error), MESSAGE_LIMIT_BYTES)
-            is_bug = code is grpc.StatusCode.INTERNAL
-            report(_level(code), code, message, trace=is_bug)
-        else:
-            report(logging.DEBUG if is_quiet else logging.INFO, grpc.StatusCode.OK)
-            return response
+        call = _Call(rpc, request, finder, observe)
+        with call.left():
+            try:
+                response = await handler(request)
+            except Exception as error:
+                code, message = call.failed(error)
+            else:
+                call.succeeded()
+                return response
         return await context.abort(code, message)
 
     return behaviour
+
+
+def guard_stream(rpc: str, handler: Handler, finder: Finder = NOBODY, observe: Observer = unobserved) -> Behaviour:
+    """The same for an RPC that answers with a stream: *handler* returns its messages, which are closed when the caller leaves."""
+
+    async def behaviour(request: Any, context: Context) -> None:
+        call = _Call(rpc, request, finder, observe)
+        with call.left():
+            try:
+                async with contextlib.aclosing(await handler(request)) as messages:
+                    # From here on nothing is missed, and the caller may know.
+                    await context.send_initial_metadata(())
+                    async for message in messages:
+                        await context.write(message)
+            except Exception as error:
+                code, message = call.failed(error)
+            else:
+                call.succeeded()
+                return
+        await context.abort(code, message)
+
+    return behaviour
+
+
+class _Call:
+    """One call on its way: its number, whom it is about, and when it began."""
+
+    def __init__(self, rpc: str, request: Any, finder: Finder, observe: Observer) -> None:
+        self._rpc, self._request, self._observe = rpc, request, observe
+        self._number, self._begun = next(_numbers), time.monotonic()
+        # Now: of what is removed nobody will know the name.
+        self._about = of_request(request, finder)
+        current.set(self._about)
+
+    @contextlib.contextmanager
+    def left(self) -> Iterator[None]:
+        """For the time in which the caller may go away: that is reported."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._report(logging.INFO, grpc.StatusCode.CANCELLED, "the caller went away")
+            raise
+
+    def failed(self, error: Exception) -> tuple[grpc.StatusCode, str]:
+        """Report *error*; the status to answer with."""
+        code, message = code_of(error), clip(message_of(error), MESSAGE_LIMIT_BYTES)
+        self._report(_level(code), code, message, trace=code is grpc.StatusCode.INTERNAL)
+        return code, message
+
+    def succeeded(self) -> None:
+        is_quiet = self._rpc.startswith(_QUIET) or self._rpc.endswith(_QUIET_ENDS)
+        self._report(logging.DEBUG if is_quiet else logging.INFO, grpc.StatusCode.OK)
+
+    def _report(self, level: int, code: grpc.StatusCode, message: str = "", *, trace: bool = False) -> None:
+        seconds = time.monotonic() - self._begun
+        self._observe(self._rpc, code.name, seconds)
+        if log.isEnabledFor(level):
+            values = fields(self._rpc, self._number, self._about, self._request, code, seconds * 1000, message)
+            log.log(level, pairs(values), exc_info=trace, extra={"fields": values})
 
 
 def fields(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import threading
+from collections.abc import Sequence
 from typing import Protocol
 
 from runtime.container.config import ContainerConfig
@@ -18,6 +19,7 @@ from runtime.image.auth import Credentials
 from runtime.image.records import Image, Usage
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox
+from runtime.usage import ContainerUse, Processes, SandboxUse
 
 
 class Images(Protocol):
@@ -50,6 +52,11 @@ class Node(Protocol):
         self, container_id: str, arguments: list[str], timeout_seconds: float, cancelled: threading.Event
     ) -> ExecResult: ...
     def reopen_log(self, container_id: str) -> None: ...
+
+    def use_of_containers(self, containers: Sequence[Container], *, brief: bool = True) -> builtins.list[ContainerUse]: ...
+    def use_of_sandboxes(self, sandboxes: Sequence[Sandbox], *, brief: bool = True) -> builtins.list[SandboxUse]: ...
+    def processes_of(self, container: Container) -> Processes | None: ...
+    def use_of_layers(self) -> Usage: ...
 
     def controllers(self) -> frozenset[str]: ...
     def can_map_ids(self) -> bool: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+
 import msgspec
 
 from cri import encoded, filters
@@ -52,11 +54,11 @@ class Sandboxes:
             response.info["info"] = verbose(sandbox)
         return response
 
-    def list(self, request: api.ListPodSandboxRequest) -> bytes:
-        """ListPodSandboxResponse, encoded."""
+    def list(self, request: api.ListPodSandboxRequest | api.StreamPodSandboxesRequest) -> builtins.list[bytes]:
+        """Those that the filter lets pass, each as an element of the answer."""
         entries = self._listed.entries((sandbox.id, sandbox) for sandbox in self._node.sandboxes())
         accepts = filters.sandbox_filter(request.filter)
-        return b"".join(entry.encoded for entry in entries if accepts(entry.message))
+        return [entry.encoded for entry in entries if accepts(entry.message)]
 
     def _find_or_none(self, prefix: str) -> Sandbox | None:
         try:

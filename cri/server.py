@@ -20,7 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from cri.api import api_pb2 as api
 from cri.dispatch import Handler
-from cri.interceptor import guard
+from cri.interceptor import Observer, guard, guard_stream, unobserved
 from cri.subject import NOBODY, Finder
 from runtime.errors import InvalidArgument, WrongState
 
@@ -46,10 +46,16 @@ _OPTIONS = (
 class Server:
     """Serves *services* on the socket at *path*; whoever starts it holds the lock of the run dir."""
 
-    def __init__(self, path: Path, services: Mapping[ServiceDescriptor, Mapping[str, Handler]], finder: Finder = NOBODY) -> None:
+    def __init__(
+        self,
+        path: Path,
+        services: Mapping[ServiceDescriptor, Mapping[str, Handler]],
+        finder: Finder = NOBODY,
+        observe: Observer = unobserved,
+    ) -> None:
         self._path = path
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers(generic_handlers(services, finder))
+        self._server.add_generic_rpc_handlers(generic_handlers(services, finder, observe))
 
     async def start(self) -> None:
         """Listen; root and its group may connect.  Raises InvalidArgument or WrongState when that cannot be.
@@ -84,7 +90,7 @@ def check_path(path: Path) -> None:
 
 
 def generic_handlers(
-    services: Mapping[ServiceDescriptor, Mapping[str, Handler]], finder: Finder = NOBODY
+    services: Mapping[ServiceDescriptor, Mapping[str, Handler]], finder: Finder = NOBODY, observe: Observer = unobserved
 ) -> list[grpc.GenericRpcHandler]:
     """One handler a service.  Raises ValueError unless each table has exactly the service's RPCs."""
     handlers = []
@@ -92,18 +98,19 @@ def generic_handlers(
         names = {method.name for method in service.methods}
         if names != set(table):
             raise ValueError(f"{service.name}: {sorted(names ^ set(table))} are not in both the API and the table")
-        methods = dict(_methods(service, table, finder))
+        methods = dict(_methods(service, table, finder, observe))
         handlers.append(grpc.method_handlers_generic_handler(service.full_name, methods))
     return handlers
 
 
 def _methods(
-    service: ServiceDescriptor, table: Mapping[str, Handler], finder: Finder
+    service: ServiceDescriptor, table: Mapping[str, Handler], finder: Finder, observe: Observer
 ) -> Iterable[tuple[str, grpc.RpcMethodHandler[Any, Any]]]:
     for method in service.methods:
-        wrap = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+        streams = method.server_streaming
+        wrap = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         # types-grpcio knows handlers of the synchronous server only.
-        behaviour: Any = guard(method.name, table[method.name], finder)
+        behaviour: Any = (guard_stream if streams else guard)(method.name, table[method.name], finder, observe)
         request = GetMessageClass(method.input_type)
         yield method.name, wrap(behaviour, request_deserializer=request.FromString, response_serializer=_serialize)
 

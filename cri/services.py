@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cri.containers import Containers
-from cri.dispatch import Dispatch, Handler, not_yet
+from cri.dispatch import Dispatch, Handler, not_yet, parts, whole
 from cri.execution import Execution
 from cri.images import ImageRpcs
 from cri.sandboxes import Sandboxes
+from cri.stats import Stats
 from cri.status import Status
 
 Table = Mapping[str, Handler]
 
 
-def runtime_service(run: Dispatch, sandboxes: Sandboxes, containers: Containers, execution: Execution, status: Status) -> Table:
+def runtime_service(
+    run: Dispatch, sandboxes: Sandboxes, containers: Containers, execution: Execution, stats: Stats, status: Status
+) -> Table:
     return {
         "Version": run.inline(status.version),
         "Status": run.inline(status.status),
@@ -25,14 +28,16 @@ def runtime_service(run: Dispatch, sandboxes: Sandboxes, containers: Containers,
         "StopPodSandbox": run.threaded(sandboxes.stop),
         "RemovePodSandbox": run.threaded(sandboxes.remove),
         "PodSandboxStatus": run.inline(sandboxes.status),
-        "ListPodSandbox": run.inline(sandboxes.list),
+        "ListPodSandbox": whole(run.inline(sandboxes.list)),
+        "StreamPodSandboxes": parts(run.inline(sandboxes.list)),
         # containers
         "CreateContainer": run.once(containers.key, containers.create),
         "StartContainer": run.threaded(containers.start),
         "StopContainer": run.waiting(containers.stop),
         "RemoveContainer": run.threaded(containers.remove),
         "ContainerStatus": run.inline(containers.status),
-        "ListContainers": run.inline(containers.list),
+        "ListContainers": whole(run.inline(containers.list)),
+        "StreamContainers": parts(run.inline(containers.list)),
         "ReopenContainerLog": run.threaded(containers.reopen_log),
         "UpdateContainerResources": not_yet("updating resources"),
         "UpdatePodSandboxResources": not_yet("updating a pod's resources"),
@@ -45,17 +50,15 @@ def runtime_service(run: Dispatch, sandboxes: Sandboxes, containers: Containers,
         "Attach": not_yet("attach"),
         "PortForward": not_yet("port forwarding"),
         # usage, metrics, events
-        "ContainerStats": not_yet("container statistics"),
-        "ListContainerStats": not_yet("container statistics"),
-        "PodSandboxStats": not_yet("pod statistics"),
-        "ListPodSandboxStats": not_yet("pod statistics"),
+        "ContainerStats": run.threaded(stats.container),
+        "ListContainerStats": whole(run.threaded(stats.containers)),
+        "StreamContainerStats": parts(run.threaded(stats.containers)),
+        "PodSandboxStats": run.threaded(stats.sandbox),
+        "ListPodSandboxStats": whole(run.threaded(stats.sandboxes)),
+        "StreamPodSandboxStats": parts(run.threaded(stats.sandboxes)),
         "ListMetricDescriptors": not_yet("metrics"),
         "ListPodSandboxMetrics": not_yet("metrics"),
         "GetContainerEvents": not_yet("a stream of events"),
-        "StreamPodSandboxes": not_yet("streaming lists"),
-        "StreamContainers": not_yet("streaming lists"),
-        "StreamContainerStats": not_yet("streaming statistics"),
-        "StreamPodSandboxStats": not_yet("streaming statistics"),
         "StreamPodSandboxMetrics": not_yet("streaming metrics"),
     }
 
@@ -63,9 +66,9 @@ def runtime_service(run: Dispatch, sandboxes: Sandboxes, containers: Containers,
 def image_service(run: Dispatch, images: ImageRpcs) -> Table:
     return {
         "PullImage": run.cancellable(images.pull),
-        "ListImages": run.inline(images.list),
+        "ListImages": whole(run.inline(images.list)),
+        "StreamImages": parts(run.inline(images.list)),
         "ImageStatus": run.inline(images.status),
         "RemoveImage": run.threaded(images.remove),
         "ImageFsInfo": run.inline(images.file_system),
-        "StreamImages": not_yet("streaming lists"),
     }

@@ -5,21 +5,64 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from runtime.container.config import ContainerConfig
-from runtime.container.state import Container
+from runtime.container.state import Container, ContainerState
+from runtime.container.statistics import (
+    Amount,
+    CpuUse,
+    DeviceUse,
+    HugepageUse,
+    IoUse,
+    MemoryUse,
+    PidsUse,
+    Pressure,
+    Pressures,
+    Statistics,
+)
 from runtime.errors import Cancelled, ContainerNotFound, InvalidArgument, RegistryUnavailable, SandboxNotFound
 from runtime.execution import ExecResult
 from runtime.image.auth import Credentials
 from runtime.image.config import ImageConfig
 from runtime.image.records import Image, Usage
+from runtime.network.traffic import LinkUse, Traffic
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
+from runtime.usage import ContainerUse, Processes, SandboxUse, Use
+from runtime.writable import LayerUse
 
 NAME = "docker.io/library/web:1"
+
+PRESSURE = Pressures(some=Pressure(1.5, 2.5, 3.5, 1_000_000), full=Pressure(0.5, 0.25, 0.125, 2_000))
+#: What a node with every controller says of something that runs.
+FULL_USE = Use(
+    at_ns=99_000_000_000,
+    statistics=Statistics(
+        cpu=CpuUse(5_000_000_000, 3_000_000_000, 2_000_000_000, 40, 10, 7_000_000_000, PRESSURE),
+        memory=MemoryUse(
+            memory=Amount(1000, 4000, 3000),
+            swap=Amount(100, 500, None),
+            details={
+                "anon": 300,
+                "file": 500,
+                "inactive_file": 200,
+                "pgfault": 17,
+                "pgmajfault": 2,
+                "kernel": 33,
+                "file_mapped": 44,
+            },
+            events={"max": 6, "oom": 2, "oom_kill": 1},
+            pressure=PRESSURE,
+        ),
+        pids=PidsUse(4, 64),
+        io=IoUse((DeviceUse(8, 16, {"rbytes": 1, "wbytes": 2, "rios": 3, "wios": 4}),), PRESSURE),
+        hugepages={"2MB": HugepageUse(2 << 20, None, 0)},
+    ),
+    nano_cores=250_000_000,
+)
 
 
 def image(number: int = 1, *, tags: tuple[str, ...] = (NAME,), user: str = "") -> Image:
@@ -86,6 +129,12 @@ class FakeNode:
         self.calls: list[tuple[object, ...]] = []
         self.gate: Callable[[str], None] = lambda name: None
         self.result = ExecResult(b"out", b"err", 3)
+        self.use = FULL_USE
+        self.layer: LayerUse | None = LayerUse(bytes=12288, inodes=3, at_ns=77)
+        self.links: tuple[LinkUse, ...] | None = (
+            LinkUse("net1", Traffic(1, 2, 3, 4), Traffic(5, 6, 7, 8)),
+            LinkUse("eth0", Traffic(10, 20, 30, 40), Traffic(50, 60, 70, 80)),
+        )
         self._sandboxes: dict[str, Sandbox] = {}
         self._containers: dict[str, Container] = {}
         self._numbers = itertools.count(1)
@@ -164,6 +213,25 @@ class FakeNode:
 
     def reopen_log(self, container_id: str) -> None:
         self._did("reopen_log", container_id)
+
+    def use_of_containers(self, containers: Sequence[Container], *, brief: bool = True) -> list[ContainerUse]:
+        self._did("use_of_containers", brief)
+        return [ContainerUse(each, self.use, self.layer) for each in containers]
+
+    def use_of_sandboxes(self, sandboxes: Sequence[Sandbox], *, brief: bool = True) -> list[SandboxUse]:
+        self._did("use_of_sandboxes", brief)
+        running = [each for each in self.containers() if each.state is ContainerState.RUNNING]
+        found = []
+        for sandbox in sandboxes:
+            of_pod = self.use_of_containers([each for each in running if each.sandbox_id == sandbox.id], brief=brief)
+            found.append(SandboxUse(sandbox, self.use, 5, self.links, tuple(of_pod)))
+        return found
+
+    def processes_of(self, container: Container) -> Processes | None:
+        return Processes(3, 4, 50, 6, 1024) if container.state is ContainerState.RUNNING else None
+
+    def use_of_layers(self) -> Usage:
+        return Usage(bytes=8192, inodes=9)
 
     def can_map_ids(self) -> bool:
         return True
