@@ -15,6 +15,7 @@ from cri.api import api_pb2 as api
 from cri.node import Node
 from cri.spec import Host, container_config
 from kernel import capability
+from runtime.container import label
 from runtime.container.devices import find_devices
 from runtime.container.state import Container, ContainerState
 from runtime.errors import ContainerNotFound, ImageNotFound, InvalidArgument
@@ -103,6 +104,7 @@ def host(sandbox: Sandbox) -> Host:
         hostname=sandbox.hostname or socket.gethostname(),
         # Root of a user namespace has all of them, over what that namespace owns.
         capabilities=_known() if sandbox.config.uid_mappings else _grantable(),
+        security_modules=label.modules(),
         find_devices=find_devices,
         read_file=lambda path: Path(path).read_bytes(),
     )

@@ -8,7 +8,7 @@ when there is none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -106,11 +106,12 @@ def seccomp(
     return _load_profile(path, read)
 
 
-def apparmor_profile(context: api.LinuxContainerSecurityContext) -> str:
+def apparmor_profile(context: api.LinuxContainerSecurityContext, modules: Collection[str]) -> str:
     """The profile to change to at execve; empty for none.
 
     The runtime's default is none: it loads no profile of its own yet.  Unconfined is what a process
-    is when nothing was asked for, so that it works on a node without AppArmor.
+    is when nothing was asked for, so that it works on a node without AppArmor.  *modules* are the security modules that
+    the kernel has.  Raises InvalidArgument, and Unsupported for a profile where there is no AppArmor.
     """
     kind, name = _profile(context, "apparmor", context.apparmor_profile)
     if kind != api.SecurityProfile.Localhost:
@@ -119,11 +120,16 @@ def apparmor_profile(context: api.LinuxContainerSecurityContext) -> str:
     name = name.removeprefix("localhost/")
     if not name or not name.isprintable():
         raise InvalidArgument(f"apparmor: {name!r} is not the name of a profile")
+    if "apparmor" not in modules:
+        raise Unsupported(f"apparmor: profile {name}: this node's kernel runs without AppArmor")
     return name
 
 
-def selinux_labels(context: api.LinuxContainerSecurityContext) -> tuple[str, str]:
-    """The process's label and its files'; both empty when nothing was asked for."""
+def selinux_labels(context: api.LinuxContainerSecurityContext, modules: Collection[str]) -> tuple[str, str]:
+    """The process's label and its files'; both empty when nothing was asked for.
+
+    *modules* are the security modules that the kernel has.  Raises InvalidArgument, and Unsupported where there is no SELinux.
+    """
     wish = context.selinux_options
     if not (wish.user or wish.role or wish.type or wish.level):
         return "", ""
@@ -132,6 +138,8 @@ def selinux_labels(context: api.LinuxContainerSecurityContext) -> tuple[str, str
             raise InvalidArgument(f"selinux_options.{name}: {value!r} is not part of a label")
     if not _LEVEL.fullmatch(wish.level):
         raise InvalidArgument(f"selinux_options.level: {wish.level!r} is not a level such as s0:c1,c2")
+    if "selinux" not in modules:
+        raise Unsupported("selinux_options: this node's kernel runs without SELinux")
     owner, level = wish.user or "system_u", wish.level or "s0"
     process = f"{owner}:{wish.role or 'system_r'}:{wish.type or 'container_t'}:{level}"
     return process, f"{owner}:object_r:container_file_t:{level}"

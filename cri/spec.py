@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from cri import mounts, resources, security, signals
@@ -30,6 +30,8 @@ class Host:
     hostname: str
     #: The capabilities that the daemon has to give.
     capabilities: Sequence[str]
+    #: The security modules of the kernel that processes have labels of: "apparmor", "selinux".
+    security_modules: Collection[str]
     #: The devices at or below a path of the host.
     find_devices: Callable[[str], list[schema.Device]]
     #: The content of a profile's file.
@@ -45,7 +47,7 @@ def container_config(
     the field.
     """
     context = config.linux.security_context
-    _check(config, sandbox)
+    _check(config, sandbox, host)
     user = security.user(context, image.user)
     pid_mode = _pid_mode(context.namespace_options, sandbox)
     spec = _spec(config, sandbox, image, host, pid_mode)
@@ -60,6 +62,7 @@ def container_config(
         stdin_once=config.stdin_once,
         tty=config.tty,
         stop_signal=_stop_signal(config, image),
+        host_cgroups=context.privileged and not sandbox.uid_mappings,
         pid_mode=pid_mode,
         pid_target=context.namespace_options.target_id if pid_mode == "target" else "",
         run_as_user=user.uid,
@@ -93,7 +96,7 @@ def _spec(config: api.ContainerConfig, sandbox: SandboxConfig, image: ImageConfi
             rootfs_propagation=mounts.root_propagation(config.mounts),
             masked_paths=masked,
             readonly_paths=readonly,
-            mount_label=security.selinux_labels(context)[1],
+            mount_label=security.selinux_labels(context, host.security_modules)[1],
         ),
         annotations=_annotations(config, sandbox),
     )
@@ -108,8 +111,8 @@ def _process(config: api.ContainerConfig, sandbox: SandboxConfig, image: ImageCo
         cwd=posixpath.join("/", config.working_dir or image.working_dir),
         capabilities=security.capabilities(context, host.capabilities),
         no_new_privileges=context.no_new_privs,
-        apparmor_profile=security.apparmor_profile(context),
-        selinux_label=security.selinux_labels(context)[0],
+        apparmor_profile=security.apparmor_profile(context, host.security_modules),
+        selinux_label=security.selinux_labels(context, host.security_modules)[0],
         # Always given: the daemon's own score is far below zero, and would be inherited.
         oom_score_adj=config.linux.resources.oom_score_adj,
     )
@@ -148,7 +151,7 @@ def environment(config: api.ContainerConfig, image: ImageConfig, hostname: str) 
     return [f"{name}={value}" for name, value in merged.items() if name]
 
 
-def _check(config: api.ContainerConfig, sandbox: SandboxConfig) -> None:
+def _check(config: api.ContainerConfig, sandbox: SandboxConfig, host: Host) -> None:
     """What the parts below would each not see."""
     context = config.linux.security_context
     if not config.metadata.name:
@@ -161,7 +164,7 @@ def _check(config: api.ContainerConfig, sandbox: SandboxConfig) -> None:
     # The sandbox decided about network and ipc; the container's word on them is only echoed.
     if context.namespace_options.pid not in MODES:
         raise InvalidArgument(f"namespace_options.pid: unknown mode {context.namespace_options.pid}")
-    if any(security.selinux_labels(context)) and any(mount.selinux_relabel for mount in config.mounts):
+    if any(security.selinux_labels(context, host.security_modules)) and any(mount.selinux_relabel for mount in config.mounts):
         raise Unsupported("selinux_relabel: files of mounts are not relabelled yet")
 
 

@@ -37,6 +37,7 @@ from runtime.errors import (
     ContainerNotFound,
     ContainerNotRunning,
     ImageNotFound,
+    InvalidArgument,
     KerneletError,
     MonitorLost,
     SandboxNotReady,
@@ -249,7 +250,7 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
     cgroup = context.cgroup(container.cgroup)
     cgroup.create()
     linux = container.config.spec.linux
-    resources.apply(cgroup, context.tree, linux.resources)
+    resources.apply(cgroup, context.tree, resources.without_absent_sizes(linux.resources, context.tree))
     device_filter.apply(cgroup, linux)
     snapshot.prepare(paths, container.id)
     with contextlib.ExitStack() as opened:
@@ -312,6 +313,10 @@ def _find_target(context: Context, container: Container) -> Container | None:
     if container.config.pid_mode != "target":
         return None
     target = context.inventory.find_container(container.config.pid_target)
+    if target.sandbox_id != container.sandbox_id:
+        raise InvalidArgument(
+            f"create container {container.config.name}: target_id: {target.config.name} ({target.id[:13]}) is in another pod"
+        )
     target.require_running(f"create container {container.config.name}: join the processes of {target.config.name}")
     return target
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from kernel.cgroup import find_tree
 from kernel.fd import Fd
 from runtime.container.state import Container
 from runtime.container.user import resolve_user
@@ -34,6 +35,8 @@ def complete_spec(paths: Paths, sandbox: Sandbox, container: Container, root: Fd
     spec.linux.namespaces = _namespaces(paths, sandbox, container, target_pid)
     spec.linux.uid_mappings, spec.linux.gid_mappings = sandbox.config.uid_mappings, sandbox.config.gid_mappings
     spec.mounts = _with_pod_files(paths, sandbox, spec)
+    if container.config.host_cgroups:
+        _show_all_cgroups(spec.mounts)
     spec.linux.cgroups_path = container.cgroup
     return spec
 
@@ -57,7 +60,9 @@ def with_open_files(rlimits: list[schema.Rlimit]) -> list[schema.Rlimit]:
 def _namespaces(paths: Paths, sandbox: Sandbox, container: Container, target_pid: int | None) -> list[schema.Namespace]:
     pins = paths.run_sandbox(sandbox.id)
     users = [_at("user", pins / "user")] if sandbox.config.uid_mappings else []
-    found = [*users, schema.Namespace(type="mount"), schema.Namespace(type="cgroup"), _at("uts", pins / "uts")]
+    found = [*users, schema.Namespace(type="mount"), _at("uts", pins / "uts")]
+    if not container.config.host_cgroups:
+        found.append(schema.Namespace(type="cgroup"))
     if sandbox.config.namespaces.network == "pod":
         found.append(_at("network", pins / "net"))
     if sandbox.config.namespaces.ipc == "pod":
@@ -69,6 +74,14 @@ def _namespaces(paths: Paths, sandbox: Sandbox, container: Container, target_pid
     elif container.config.pid_mode == "target":
         found.append(_at("pid", Path(f"/proc/{target_pid}/ns/pid")))
     return found
+
+
+def _show_all_cgroups(mounts: list[schema.Mount]) -> None:
+    """A new cgroup2 without a cgroup namespace would show the same, and reset the options of the node's."""
+    for mount in mounts:
+        if mount.type == "cgroup2":
+            mount.type, mount.source = "bind", os.fspath(find_tree())
+            mount.options = ["rbind", "rprivate", *mount.options]
 
 
 def _at(kind: str, path: Path) -> schema.Namespace:

@@ -34,6 +34,8 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
     tty: bool = False
     #: Linux's number, sent first when the container is to stop.
     stop_signal: int = signal.SIGTERM
+    #: It sees the node's cgroups, and may change them: it has no cgroup namespace of its own.
+    host_cgroups: bool = False
     pid_mode: Mode = "pod"
     #: The container whose pid namespace to join, with pid_mode "target".
     pid_target: str = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from kernel.program import Program
 from runtime.container import procfs as procfs_steps
 from runtime.spec import schema
@@ -25,6 +27,14 @@ def label(steps: Program, process: schema.Process, procfs: int | None) -> None:
                 absent=f"this kernel does not have the security module that {field} asks for",
                 hint=f"{field}: the profile is not loaded, or the label is not known",
             )
+
+
+def modules() -> frozenset[str]:
+    """The security modules of this kernel that labels are for: apparmor, selinux."""
+    enabled = Path("/sys/module/apparmor/parameters/enabled")
+    found = [("apparmor", enabled.exists() and enabled.read_text().strip() == "Y")]
+    found.append(("selinux", Path("/sys/fs/selinux/enforce").exists()))
+    return frozenset(name for name, is_there in found if is_there)
 
 
 def wants_label(process: schema.Process) -> bool:

@@ -10,7 +10,10 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+
+import msgspec
 
 from kernel.cgroup import Cgroup
 from runtime.container.limits import Write, writes
@@ -43,6 +46,37 @@ def apply(cgroup: Cgroup, tree: Path, resources: schema.Resources | None) -> Non
     _hand_down_to_count(cgroup, tree)
     for write in wanted:
         _write(cgroup, write)
+
+
+def without_absent_sizes(resources: schema.Resources | None, tree: Path) -> schema.Resources | None:
+    """*resources* without the limits of huge pages that hold anyhow: of a size that this kernel has none of, or of nothing
+    where nothing counts them.  A kubelet sends one for every size that it can think of.
+    """
+    if resources is None or not resources.hugepage_limits:
+        return resources
+    has_controller = "hugetlb" in Cgroup(tree).controllers()
+    sizes = _page_sizes()
+    kept = [each for each in resources.hugepage_limits if each.page_size in sizes and (has_controller or each.limit)]
+    return msgspec.structs.replace(resources, hugepage_limits=kept)
+
+
+@cache
+def _page_sizes() -> frozenset[str]:
+    """The sizes of huge pages that this kernel has, as the names of limits spell them: "2MB"."""
+    try:
+        names = os.listdir("/sys/kernel/mm/hugepages")
+    except FileNotFoundError:
+        return frozenset()
+    kilobytes = [int(name.removeprefix("hugepages-").removesuffix("kB")) for name in names]
+    return frozenset(_size_name(number) for number in kilobytes)
+
+
+def _size_name(kilobytes: int) -> str:
+    for unit in ("KB", "MB"):
+        if kilobytes < 1024:
+            return f"{kilobytes}{unit}"
+        kilobytes //= 1024
+    return f"{kilobytes}GB"
 
 
 def _write(cgroup: Cgroup, write: Write) -> None:

@@ -78,6 +78,7 @@ def test_what_the_daemon_does_not_have_it_cannot_give() -> None:
 
 
 PROFILE = api.SecurityProfile
+MODULES = ("apparmor", "selinux")
 DOCUMENT = b'{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}'
 
 
@@ -153,24 +154,34 @@ def test_a_privileged_container_has_no_filter() -> None:
     ],
 )
 def test_apparmor(fields: dict[str, Any], profile: str) -> None:
-    assert security.apparmor_profile(context(**fields)) == profile
+    assert security.apparmor_profile(context(**fields), MODULES) == profile
 
 
 def test_an_apparmor_profile_without_a_name_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="not the name of a profile"):
-        security.apparmor_profile(context(apparmor=PROFILE(profile_type=PROFILE.Localhost)))
+        security.apparmor_profile(context(apparmor=PROFILE(profile_type=PROFILE.Localhost)), MODULES)
+
+
+def test_a_label_without_its_module_is_refused() -> None:
+    confined = context(apparmor=PROFILE(profile_type=PROFILE.Localhost, localhost_ref="p"))
+    with pytest.raises(Unsupported, match="profile p: this node's kernel runs without AppArmor"):
+        security.apparmor_profile(confined, ("selinux",))
+    with pytest.raises(Unsupported, match="selinux_options: this node's kernel runs without SELinux"):
+        security.selinux_labels(context(selinux_options=api.SELinuxOption(level="s0")), ("apparmor",))
+    for kind in (PROFILE.RuntimeDefault, PROFILE.Unconfined):
+        assert security.apparmor_profile(context(apparmor=PROFILE(profile_type=kind)), ()) == ""
 
 
 def test_selinux_labels() -> None:
-    assert security.selinux_labels(context(selinux_options=api.SELinuxOption())) == ("", "")
+    assert security.selinux_labels(context(selinux_options=api.SELinuxOption()), ()) == ("", "")
     wish = context(selinux_options=api.SELinuxOption(type="spc_t", level="s0:c4,c5"))
-    assert security.selinux_labels(wish) == (
+    assert security.selinux_labels(wish, MODULES) == (
         "system_u:system_r:spc_t:s0:c4,c5",
         "system_u:object_r:container_file_t:s0:c4,c5",
     )
     for bad in ({"level": "s0,c1,c2,c3"}, {"type": "a:b"}, {"user": "a b"}):
         with pytest.raises(InvalidArgument, match="selinux_options"):
-            security.selinux_labels(context(selinux_options=api.SELinuxOption(**bad)))
+            security.selinux_labels(context(selinux_options=api.SELinuxOption(**bad)), MODULES)
 
 
 def test_masked_paths_are_the_requests_own_where_there_is_a_context() -> None:

@@ -40,7 +40,10 @@ def no_file(path: str) -> bytes:
 
 
 def host(find_devices: Callable[[str], list[schema.Device]] = no_devices, read_file: Callable[[str], bytes] = no_file) -> Host:
-    return Host(hostname="node", capabilities=KNOWN, find_devices=find_devices, read_file=read_file)
+    modules = ("apparmor", "selinux")
+    return Host(
+        hostname="node", capabilities=KNOWN, security_modules=modules, find_devices=find_devices, read_file=read_file
+    )
 
 
 def container(**fields: Any) -> api.ContainerConfig:
