@@ -63,6 +63,8 @@ class Facts:
     """Devices that were seen to: None for one that is in its place, or the descriptor of a detached mount of it."""
     null_device: int | None = None
     """Descriptor of a detached mount of the host's /dev/null: what a masked file becomes."""
+    more_null_devices: tuple[int, ...] = ()
+    """The same for masked paths of which it is not known what they are, one each after the first, where none can be copied."""
     console: int | None = None
     """Descriptor of the terminal in its devpts, opened with O_PATH, which is bound on /dev/console when that is attached."""
     readonly_root: bool = False

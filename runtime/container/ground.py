@@ -15,6 +15,7 @@ from typing import TypeVar
 from kernel import foreign_mount, procfs, terminal
 from kernel.capability import last_capability, read_sets
 from kernel.fd import Fd
+from kernel.probe import has_detached_copies
 from kernel.user_namespace import is_initial
 from runtime.container import ground_devices, ground_mounts, joins, namespaces, rlimits, userns
 from runtime.container.descriptors import FIRST_OPENED
@@ -120,6 +121,7 @@ class _Builder:
         self.joins: list[Join] = []
         self.user_namespace: int | None = None
         self.null_device: int | None = None
+        self.more_null_devices: list[int] = []
         self.terminal: terminal.Terminal | None = None
         self.context = spec.linux.mount_label if SELINUX.exists() else ""
         self._held: list[Fd | Mounts] = []
@@ -147,6 +149,7 @@ class _Builder:
             masked=tuple(masked),
             devices=tuple(devices.items()),
             null_device=self.null_device,
+            more_null_devices=tuple(self.more_null_devices),
             console=mounts.console,
             readonly_root=spec.root is not None and spec.root.readonly,
             context=self.context,
@@ -234,6 +237,8 @@ class _Builder:
             found[place.path] = place.is_directory
             if not place.is_directory and self.null_device is None:
                 self.null_device = self.keep(open_null_device())
+            elif place.is_directory is None and not has_detached_copies():
+                self.more_null_devices.append(self.keep(open_null_device()))
         return list(found.items())
 
 

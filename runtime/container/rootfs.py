@@ -173,31 +173,35 @@ def protect(steps: Program, spec: schema.Spec, facts: Facts) -> None:
     for path in spec.linux.readonly_paths:
         _write_protect(steps, facts, path)
     in_use: set[bool] = set()
+    spares = list(facts.more_null_devices)
     # Those first of which it is known that they are there: what covers them can be copied on any kernel from then on.
     for path, is_directory in sorted(facts.masked, key=lambda masked: masked[1] is None):
         for kind in (True, False) if is_directory is None else (is_directory,):
-            _mask(steps, facts, path, is_directory=kind, is_first=kind not in in_use, is_known=is_directory is not None)
+            is_first, is_known = kind not in in_use, is_directory is not None
+            spare = spares.pop() if spares and not (kind or is_first or is_known) else None
+            _mask(steps, facts, path, is_directory=kind, is_first=is_first, is_known=is_known, spare=spare)
             if is_directory is not None or not kind:  # an empty directory that may have covered nothing is not used again
                 in_use.add(kind)
     _set_propagation(steps, spec.linux.rootfs_propagation)
 
 
-def _mask(steps: Program, facts: Facts, path: str, *, is_directory: bool, is_first: bool, is_known: bool) -> None:
-    """Hide *path*.  When it is not known what it is, or whether it is, a directory is tried first and then a file."""
+def _mask(
+    steps: Program, facts: Facts, path: str, *, is_directory: bool, is_first: bool, is_known: bool, spare: int | None
+) -> None:
+    """Hide *path*, by *spare* if that is given.  When it is not known what it is, or whether it is, a directory is tried
+    first and then a file.
+    """
     flags = ("O_PATH", "O_CLOEXEC", *(("O_DIRECTORY",) if is_directory and not is_known else ()))
     absent = () if is_known else (errno.ENOENT, errno.ENOTDIR)
     target = find(steps, HERE, path, store="masked", flags=flags, tolerate=absent)
-    cover = _cover(steps, facts, path, is_directory=is_directory, is_first=is_first)
+    cover = spare or _cover(steps, facts, path, is_directory=is_directory, is_first=is_first)
     # EINVAL: that is a directory, which has been hidden a step ago.
     no_file = (errno.EINVAL,) if not is_known and not is_directory else ()
     steps.call("move_mount", cover, "", target, "", EMPTY, tolerate=no_file, why=f"hide {path}")
 
 
 def _cover(steps: Program, facts: Facts, path: str, *, is_directory: bool, is_first: bool) -> Slot | int:
-    """What hides *path*: first the original, then copies (before 6.15 a detached mount cannot be copied).
-
-    Where no file is known to be there, the second that may be one is refused by such a kernel: EINVAL.
-    """
+    """What hides *path*: first the original, then copies (before 6.15 a detached mount cannot be copied)."""
     if is_directory:
         if is_first and not facts.has_empty_directory:
             _empty_file_system(steps, facts)
