@@ -69,6 +69,11 @@ class Daemon:
         """SIGKILL."""
         assert self._process is not None
         self._process.kill()
+        self.reap()
+
+    def reap(self) -> None:
+        """Wait for the end of one that somebody else has killed."""
+        assert self._process is not None
         self._process.wait(30)
         self._process = None
 

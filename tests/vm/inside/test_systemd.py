@@ -26,8 +26,7 @@ from tests.support import cgroup
 from tests.support.client import Client
 from tests.support.daemon import Daemon
 from tests.support.isolation import Run
-from tests.vm.inside.conftest import Node
-from tests.vm.inside.test_oci_limits import HOG, MIB
+from tests.vm.inside.conftest import HOG, MIB, Node
 
 __all__ = ["call"]
 
