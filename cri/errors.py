@@ -20,6 +20,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     errors.HostPathNotFound: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotReady: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.TooMany: grpc.StatusCode.RESOURCE_EXHAUSTED,
     # A kubelet strips UNKNOWN to its bare message and looks at how that begins: "RegistryUnavailable: ...".
     errors.ImagePullFailed: grpc.StatusCode.UNKNOWN,
     errors.UnitFailed: grpc.StatusCode.UNAVAILABLE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,11 +38,10 @@ class Context:
     """When a container that is being stopped is killed; a second stop may bring it forward."""
     starting: dict[str, list[Exited]] = field(default_factory=dict)
     """Containers whose start is under way, with an end that came before its answer: a start that failed says so itself."""
-    executing: set[str] = field(default_factory=set)
-    """Exec'd processes that somebody waits for."""
-    exec_exits: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Exit code and time of exec'd processes that somebody waits for."""
-    awaited: threading.Condition = field(default_factory=threading.Condition)
+    executing: dict[str, Future[int | None]] = field(default_factory=dict)
+    """By id, the exec'd processes that somebody waits for: their exit codes, None when the monitor died."""
+    attached: dict[str, set[Future[int | None]]] = field(default_factory=dict)
+    """By id, the containers whose end somebody waits for who is attached: likewise."""
     stopping: set[str] = field(default_factory=set)
     """Sandboxes that are being stopped: nothing new is made in them."""
     _guard: threading.Lock = field(default_factory=threading.Lock)

@@ -5,7 +5,9 @@ KerneletError
 │   ├── InvalidSpec          an OCI or CRI field, named
 │   └── InvalidReference     an image reference
 ├── NotFound                 ContainerNotFound, SandboxNotFound, ImageNotFound, HostPathNotFound
-├── NotReady                 not in a state for this: SandboxNotReady, ContainerNotRunning, WrongState, AddressesExhausted
+├── NotReady                 not in a state for this: SandboxNotReady, ContainerNotRunning, WrongState, AddressesExhausted,
+│                            PortUnreachable: nobody listens there
+├── TooMany                  of something at once; later there may be fewer
 ├── Unsupported              this node's kernel or this version lacks it: ControllerMissing
 ├── ImagePullFailed          RegistryUnavailable, RegistryRefused, DigestMismatch, LayerRefused
 ├── UnitFailed               systemd, which makes the node's cgroups, refused; what it said
@@ -75,6 +77,14 @@ class WrongState(NotReady):
 
 
 class AddressesExhausted(NotReady):
+    pass
+
+
+class PortUnreachable(NotReady):
+    pass
+
+
+class TooMany(KerneletError):
     pass
 
 

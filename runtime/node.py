@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import socket
 import threading
 from collections.abc import Sequence
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
-from runtime import execution, facilities, health, history, lifecycle, recovery, snapshot
+from runtime import exec_process, execution, facilities, health, history, lifecycle, recovery, session, snapshot
 from runtime.cgroups import Name
 from runtime.cgroups.drivers import driver
 from runtime.container.config import ContainerConfig
@@ -32,6 +33,7 @@ from runtime.sandbox import lifecycle as sandbox_lifecycle
 from runtime.sandbox import namespaces
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
+from runtime.session import Session
 from runtime.store import Store
 from runtime.usage import ContainerUse, Meter, Processes, SandboxUse
 
@@ -143,53 +145,18 @@ class Node:
         """What keeps this daemon from its work, in words; blocks for some seconds at most."""
         return health.faults(self._store, self._context.monitor)
 
-    # What it uses.
+    def exec(
+        self, container_id: str, arguments: list[str], *, terminal: bool, stdin: bool, stdout: bool, stderr: bool
+    ) -> Session:
+        return session.exec_in(
+            self._context, container_id, arguments, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr
+        )
 
-    def use_of_containers(self, containers: Sequence[Container], *, brief: bool = True) -> list[ContainerUse]:
-        return self._meter.containers(containers, brief=brief)
+    def attach(self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool) -> Session:
+        return session.attach(self._context, container_id, stdin=stdin, stdout=stdout, stderr=stderr)
 
-    def use_of_sandboxes(self, sandboxes: Sequence[Sandbox], *, brief: bool = True) -> list[SandboxUse]:
-        return self._meter.sandboxes(sandboxes, brief=brief)
-
-    def processes_of(self, container: Container) -> Processes | None:
-        return self._meter.processes(container)
-
-    def use_of_layers(self) -> Usage:
-        """What the writable layers of all containers take on disk."""
-        total_bytes, inodes = self._meter.layers_total()
-        return Usage(total_bytes, inodes)
-
-    def can_map_ids(self) -> bool:
-        """Whether pods can have user namespaces of their own here."""
-        return snapshot.can_map_ids(self.paths)
-
-    # Operations.
-
-    def run_sandbox(self, config: SandboxConfig) -> str:
-        return sandbox_lifecycle.run(self._context, config)
-
-    def stop_sandbox(self, sandbox_id: str) -> None:
-        sandbox_lifecycle.stop(self._context, sandbox_id)
-
-    def remove_sandbox(self, sandbox_id: str) -> None:
-        sandbox_lifecycle.remove(self._context, sandbox_id)
-
-    def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
-        return lifecycle.create(self._context, sandbox_id, config)
-
-    def start_container(self, container_id: str) -> None:
-        lifecycle.start(self._context, container_id)
-
-    def stop_container(self, container_id: str, timeout_seconds: float) -> None:
-        lifecycle.stop(self._context, container_id, timeout_seconds)
-
-    def remove_container(self, container_id: str) -> None:
-        lifecycle.remove(self._context, container_id)
-
-    def exec_sync(
-        self, container_id: str, arguments: list[str], timeout_seconds: float, cancelled: threading.Event | None = None
-    ) -> ExecResult:
-        return execution.exec_sync(self._context, container_id, arguments, timeout_seconds, cancelled)
+    def port_forward(self, sandbox_id: str, port: int) -> socket.socket:
+        return session.port_forward(self._context, sandbox_id, port)
 
     def reopen_log(self, container_id: str) -> None:
         lifecycle.reopen_log(self._context, container_id)

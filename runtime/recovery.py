@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kernel.process import executable_of
-from runtime import lifecycle, snapshot
+from runtime import exec_process, lifecycle, snapshot
 from runtime.container.state import ContainerState
 from runtime.context import Context
 from runtime.errors import ContainerNotFound, KerneletError, MonitorLost
@@ -186,10 +186,7 @@ def record_exit(context: Context, exited: Exited) -> None:
         threading.Thread(target=_stop_without_pause, args=(context, exited.id), name="pause ended").start()
         return
     if container is None:
-        with context.awaited:
-            if exited.id in context.executing:
-                context.exec_exits[exited.id] = (255 if exited.code is None else exited.code, exited.at_ns)
-                context.awaited.notify_all()
+        exec_process.record_exit(context, exited)
         return
     if container.state is ContainerState.EXITED:
         return
@@ -209,6 +206,7 @@ def record_exit(context: Context, exited: Exited) -> None:
             message=message,
             pid=0,
         )
+    exec_process.record_container_exit(context, container.id, code)
     try:
         lifecycle.clean_up(context, container)
     except (OSError, MonitorLost) as error:

@@ -97,7 +97,7 @@ def test_an_exec_that_cannot_be_cleaned_up_has_its_answer_and_is_taken_along_by_
     with monkeypatch.context() as patch:
         patch.setattr(Cgroup, "remove", broken)
         assert node.exec_sync(container, ["echo", "here"], 10).stdout == b"here\n"
-    assert (node._context.executing, node._context.exec_exits) == (set(), {})
+    assert node._context.executing == {}
     [left] = node._context.cgroup(node.find_container(container).cgroup).descendants()
     assert left.path.name.startswith("exec-")
     node.remove_container(container)
@@ -110,5 +110,5 @@ def test_execs_that_time_out_leave_no_record_behind(node: Node) -> None:
         with pytest.raises(ExecTimedOut):
             node.exec_sync(container, ["sleep", "50"], 0.05)
     assert node.exec_sync(container, ["true"], 10).exit_code == 0  # its end comes after all of theirs
-    assert (node._context.executing, node._context.exec_exits) == (set(), {})
+    assert node._context.executing == {}
     assert node._context.monitor.known() == ([container], [])
