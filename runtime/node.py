@@ -145,6 +145,54 @@ class Node:
         """What keeps this daemon from its work, in words; blocks for some seconds at most."""
         return health.faults(self._store, self._context.monitor)
 
+    # What it uses.
+
+    def use_of_containers(self, containers: Sequence[Container], *, brief: bool = True) -> list[ContainerUse]:
+        return self._meter.containers(containers, brief=brief)
+
+    def use_of_sandboxes(self, sandboxes: Sequence[Sandbox], *, brief: bool = True) -> list[SandboxUse]:
+        return self._meter.sandboxes(sandboxes, brief=brief)
+
+    def processes_of(self, container: Container) -> Processes | None:
+        return self._meter.processes(container)
+
+    def use_of_layers(self) -> Usage:
+        """What the writable layers of all containers take on disk."""
+        total_bytes, inodes = self._meter.layers_total()
+        return Usage(total_bytes, inodes)
+
+    def can_map_ids(self) -> bool:
+        """Whether pods can have user namespaces of their own here."""
+        return snapshot.can_map_ids(self.paths)
+
+    # Operations.
+
+    def run_sandbox(self, config: SandboxConfig) -> str:
+        return sandbox_lifecycle.run(self._context, config)
+
+    def stop_sandbox(self, sandbox_id: str) -> None:
+        sandbox_lifecycle.stop(self._context, sandbox_id)
+
+    def remove_sandbox(self, sandbox_id: str) -> None:
+        sandbox_lifecycle.remove(self._context, sandbox_id)
+
+    def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
+        return lifecycle.create(self._context, sandbox_id, config)
+
+    def start_container(self, container_id: str) -> None:
+        lifecycle.start(self._context, container_id)
+
+    def stop_container(self, container_id: str, timeout_seconds: float) -> None:
+        lifecycle.stop(self._context, container_id, timeout_seconds)
+
+    def remove_container(self, container_id: str) -> None:
+        lifecycle.remove(self._context, container_id)
+
+    def exec_sync(
+        self, container_id: str, arguments: list[str], timeout_seconds: float, cancelled: threading.Event | None = None
+    ) -> ExecResult:
+        return execution.exec_sync(self._context, container_id, arguments, timeout_seconds, cancelled)
+
     def exec(
         self, container_id: str, arguments: list[str], *, terminal: bool, stdin: bool, stdout: bool, stderr: bool
     ) -> Session:
