@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 CRICTL := sigs.k8s.io/cri-tools/cmd/crictl@v1.36.0
 
 RUN_PACKAGES  := gcc libc6-dev python3-dev python3-venv libcap-dev busybox-static
-TEST_PACKAGES := docker-registry crun runc nftables iproute2 containernetworking-plugins libseccomp2 strace procps \
+TEST_PACKAGES := docker-registry crun runc nftables iproute2 containernetworking-plugins iptables libseccomp2 strace procps \
                  gcc-aarch64-linux-gnu containerd podman conmon nginx-light uidmap
 DEB_PACKAGES  := dpkg-dev init-system-helpers
 VM_PACKAGES   := qemu-system-x86 mmdebstrap e2fsprogs

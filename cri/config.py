@@ -19,8 +19,12 @@ level = "info"                            # reload.  debug, info, warning or err
 format = "text"                           # reload.  text: name=value; json: one object a line
 
 [network]
-bridge = "kernelet0"                      # the link that the pods of this node are on
-subnet = "10.85.0.0/16"                   # their addresses
+kind = "auto"                             # auto: the cluster's CNI network once it is configured, the built-in one before;
+                                          # cni: wait for it, as a node of a cluster should; built-in: never
+bridge = "kernelet0"                      # of the built-in network: the link that the pods of this node are on
+subnet = "10.85.0.0/16"                   # and their addresses
+cni_config_dir = "/etc/cni/net.d"         # the first .conflist or .conf here counts; changes are noticed at once
+cni_plugin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 
 [registry]
 insecure = []                             # reload.  hosts asked by plain http, as "registry.lan:5000"; localhost needs no entry
@@ -37,12 +41,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from cri import toml
 from cri.toml import Reader
 from runtime import cgroups
 from runtime.errors import InvalidArgument
+from runtime.network.cni import CONFIG_DIRECTORY, PROGRAM_DIRECTORIES
+from runtime.network.selection import Kind
 from runtime.paths import Paths
 
 DEFAULT_PATH = Path("/etc/kernelet/kernelet.toml")
@@ -51,6 +57,7 @@ DEFAULT_PATH = Path("/etc/kernelet/kernelet.toml")
 LINK_NAME_LIMIT = 15
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
+KINDS = get_args(Kind)
 
 _SUBNET = ipaddress.IPv4Network("10.85.0.0/16")
 
@@ -63,8 +70,11 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
+    kind: Kind = "auto"
     bridge: str = "kernelet0"
     subnet: ipaddress.IPv4Network = _SUBNET
+    cni_config_dir: Path = CONFIG_DIRECTORY
+    cni_plugin_dirs: tuple[Path, ...] = PROGRAM_DIRECTORIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +196,18 @@ def _network(read: Reader) -> NetworkConfig:
         parsed = ipaddress.IPv4Network(subnet)
     except ValueError as error:
         raise read.wrong("subnet", str(error)) from None
-    if parsed.prefixlen > 30:
+    if parsed.prefixlen > 29:
         raise read.wrong("subnet", f"{subnet} has no room for pods")
-    return NetworkConfig(bridge=bridge, subnet=parsed)
+    programs = read.strings("cni_plugin_dirs", tuple(map(str, default.cni_plugin_dirs)), "directories")
+    if not all(Path(directory).is_absolute() and ":" not in directory for directory in programs):
+        raise read.wrong("cni_plugin_dirs", "each must be an absolute path without ':'")
+    return NetworkConfig(
+        kind=cast(Kind, read.choice("kind", default.kind, KINDS)),
+        bridge=bridge,
+        subnet=parsed,
+        cni_config_dir=read.path("cni_config_dir", default.cni_config_dir),
+        cni_plugin_dirs=tuple(map(Path, programs)),
+    )
 
 
 def _registry(read: Reader) -> RegistryConfig:

@@ -30,6 +30,7 @@ from cri.subject import NOBODY, Finder
 from cri.systemd import ServiceManager, watch
 from runtime import lock
 from runtime.container.state import ContainerState
+from runtime.network.selection import Choice
 from runtime.node import Node as RuntimeNode
 from runtime.sandbox.state import SandboxState
 
@@ -69,6 +70,7 @@ def make_node(config: Config) -> RuntimeNode:
         config.paths,
         bridge=config.network.bridge,
         subnet=config.network.subnet,
+        network=Choice(config.network.kind, config.network.cni_config_dir, config.network.cni_plugin_dirs),
         cgroup_parent=config.cgroup_parent,
     )
 
@@ -78,7 +80,7 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
     """Answer the CRI on the configured socket while the block runs; stop gracefully after it."""
     dispatch = Dispatch()
     shown = {"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)}
-    status = Status(shown, node.controllers(), has_user_namespaces=node.can_map_ids())
+    status = Status(shown, node)
     stats = Stats(node, str(config.root_dir))
     server = Server(
         config.socket,

@@ -25,6 +25,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     errors.ImagePullFailed: grpc.StatusCode.UNKNOWN,
     errors.UnitFailed: grpc.StatusCode.UNAVAILABLE,
     errors.StartFailed: grpc.StatusCode.UNKNOWN,
+    errors.NetworkFailed: grpc.StatusCode.UNKNOWN,
     errors.TimedOut: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
     errors.MonitorLost: grpc.StatusCode.UNAVAILABLE,

@@ -60,6 +60,7 @@ def sandbox_config(config: api.PodSandboxConfig, runtime_handler: str) -> Sandbo
         gid_mappings=gids,
         privileged=context.privileged,
         runtime_handler=runtime_handler,
+        annotations=dict(config.annotations),
         # Deterministic: the runtime tells a repeated request by its equality.
         attachment=config.SerializeToString(deterministic=True),
     )

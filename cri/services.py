@@ -20,7 +20,7 @@ def runtime_service(
 ) -> Table:
     return {
         "Version": run.inline(status.version),
-        "Status": run.inline(status.status),
+        "Status": run.waiting(status.status),
         "RuntimeConfig": run.inline(status.runtime_config),
         "UpdateRuntimeConfig": run.inline(status.update_runtime_config),
         # sandboxes

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from cri.api import api_pb2 as api
+from cri.node import Node
 from runtime import cgroups
 
 #: The protocol's version, which a kubelet compares to the letter.
@@ -20,22 +20,16 @@ RUNTIME_API_VERSION = "v1"
 #: What a kubelet sets limits with.
 WANTED_CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "hugetlb")
 
-log = logging.getLogger(__name__)
 
 
 class Status:
-    def __init__(
-        self,
-        config: Mapping[str, object],
-        controllers: Collection[str],
-        cgroup_driver: cgroups.Name = "cgroupfs",
-        *,
-        has_user_namespaces: bool,
-    ) -> None:
-        """*config* is what ``crictl info`` shows as the configuration, *controllers* are the node's cgroup controllers."""
-        self._has_user_namespaces = has_user_namespaces
+    def __init__(self, config: Mapping[str, object], node: Node, cgroup_driver: cgroups.Name = "cgroupfs") -> None:
+        """*config* is what ``crictl info`` shows as the configuration."""
+        self._has_user_namespaces = node.can_map_ids()
         self._cgroup_driver = api.SYSTEMD if cgroup_driver == "systemd" else api.CGROUPFS
         self._config = msgspec.json.encode(dict(config)).decode()
+        self._node = node
+        controllers = node.controllers()
         self._missing = [name for name in WANTED_CONTROLLERS if name not in controllers]
 
     def version(self, _request: api.VersionRequest) -> api.VersionResponse:
@@ -49,14 +43,14 @@ class Status:
     def status(self, request: api.StatusRequest) -> api.StatusResponse:
         """The conditions, and what the one handler (which has no name) can do.
 
-        A daemon that answers is ready: it does not start without what it needs, and the network is its
-        own.  Where a cgroup controller is missing, containers run and limits on it are refused.
+        A daemon that answers is ready: it does not start without what it needs.  The network may wait for the
+        cluster to bring one.  Where a cgroup controller is missing, containers run and limits on it are refused.
         """
         response = api.StatusResponse(
             status=api.RuntimeStatus(
                 conditions=[
                     api.RuntimeCondition(type="RuntimeReady", status=True),
-                    api.RuntimeCondition(type="NetworkReady", status=True),
+                    self._network_ready(),
                     self._controllers_ready(),
                 ]
             ),
@@ -76,6 +70,12 @@ class Status:
             response.info["config"] = self._config
         return response
 
+    def _network_ready(self) -> api.RuntimeCondition:
+        problem = self._node.network_problem()
+        if problem is None:
+            return api.RuntimeCondition(type="NetworkReady", status=True)
+        return api.RuntimeCondition(type="NetworkReady", status=False, reason="NetworkPluginNotReady", message=problem)
+
     def _controllers_ready(self) -> api.RuntimeCondition:
         if not self._missing:
             return api.RuntimeCondition(type="ControllersReady", status=True)
@@ -92,8 +92,6 @@ class Status:
         return api.RuntimeConfigResponse(linux=linux)
 
     def update_runtime_config(self, request: api.UpdateRuntimeConfigRequest) -> api.UpdateRuntimeConfigResponse:
-        """Take note of the node's pod CIDR: the built-in network's subnet is that of kernelet.toml."""
-        cidr = request.runtime_config.network_config.pod_cidr
-        if cidr:
-            log.info("pod CIDR %s is not used: the subnet of the network is set in the configuration", cidr)
+        """Take note of the node's pod CIDR, for CNI plugins; the built-in network's subnet is that of kernelet.toml."""
+        self._node.set_pod_cidr(request.runtime_config.network_config.pod_cidr)
         return api.UpdateRuntimeConfigResponse()

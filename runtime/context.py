@@ -44,6 +44,8 @@ class Context:
     """By id, the containers whose end somebody waits for who is attached: likewise."""
     stopping: set[str] = field(default_factory=set)
     """Sandboxes that are being stopped: nothing new is made in them."""
+    closing: threading.Event = field(default_factory=threading.Event)
+    """Set when the node is let go of: what waits to try again ends."""
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _locks: dict[str, tuple[threading.Lock, int]] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ KerneletError
 ├── UnitFailed               systemd, which makes the node's cgroups, refused; what it said
 ├── StartFailed              a step of a program failed; the step, errno and reason are in it
 │   └── HookFailed           a program of the node's that the spec asks for; which, and what it said
+├── NetworkFailed            a plugin of the cluster's network (CNI) failed; which, its code and what it said
 ├── TimedOut                 ExecTimedOut
 ├── Cancelled                the caller gave up
 └── MonitorLost              the monitor went away in the middle of a request
@@ -126,6 +127,14 @@ class StartFailed(KerneletError):
 
 class HookFailed(StartFailed):
     pass
+
+
+class NetworkFailed(KerneletError):
+    """*code* is the CNI specification's, or 0."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class TimedOut(KerneletError):

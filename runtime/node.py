@@ -27,7 +27,10 @@ from runtime.image.store import ImageStore
 from runtime.inventory import Inventory
 from runtime.journal import Journal
 from runtime.monitor.client import Exited, MonitorClient
+from runtime.network import capabilities
 from runtime.network.bridge import SUBNET, BridgeNetwork
+from runtime.network.cni import CniNetwork
+from runtime.network.selection import BUILT_IN, Choice, SelectedNetwork
 from runtime.paths import Paths
 from runtime.sandbox import lifecycle as sandbox_lifecycle
 from runtime.sandbox import namespaces
@@ -53,6 +56,7 @@ class Node:
         *,
         bridge: str = "kernelet0",
         subnet: IPv4Network = SUBNET,
+        network: Choice = BUILT_IN,
         cgroup_parent: str = "/kernelet",
         cgroup_driver: Name = "cgroupfs",
     ) -> None:
@@ -62,7 +66,11 @@ class Node:
         journal = Journal(self._store)
         self._inventory = inventory = Inventory(self._store, journal)
         self.images = ImageStore(paths, self._store, journal, layer_in_use=self._is_layer_in_use)
-        self._network = BridgeNetwork(self._store, name=bridge, subnet=subnet, state_dir=paths.run_dir)
+        self._network = SelectedNetwork(
+            network.kind,
+            BridgeNetwork(self._store, name=bridge, subnet=subnet, state_dir=paths.run_dir),
+            CniNetwork(self._store, directory=network.config_directory, programs=network.program_directories),
+        )
         self._exits: queue.SimpleQueue[Exited | None] = queue.SimpleQueue()
         monitor = MonitorClient(paths, on_exit=self._exits.put, on_lost=self._replace_monitor)
         tree = find_tree()
@@ -98,6 +106,7 @@ class Node:
         """Let go of the node.  Containers run on; when there are none, nothing of ours stays behind."""
         self._closing.set()
         self._meter.close()
+        self._context.closing.set()
         alive = [sandbox for sandbox in self.sandboxes() if sandbox.state is SandboxState.READY]
         self._context.monitor.close(end_monitor=not alive)
         self._exits.put(None)
@@ -164,6 +173,14 @@ class Node:
     def can_map_ids(self) -> bool:
         """Whether pods can have user namespaces of their own here."""
         return snapshot.can_map_ids(self.paths)
+
+    def network_problem(self) -> str | None:
+        """Why pods get no network now, for people; None when they do.  May wait for plugins of the cluster's network."""
+        return self._network.problem()
+
+    def set_pod_cidr(self, pod_cidr: str) -> None:
+        """Take note of the cluster's subnets for this node's pods.  Raises InvalidArgument."""
+        self._network.set_pod_subnets(capabilities.subnets(pod_cidr))
 
     # Operations.
 

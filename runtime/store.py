@@ -28,6 +28,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE layers (chain_id TEXT PRIMARY KEY, diff_id TEXT NOT NULL, size_bytes INTEGER NOT NULL,"
         " inodes INTEGER NOT NULL) WITHOUT ROWID",
     ),
+    (
+        # What CNI plugins were told and answered, from before the first one is started until all have taken it back.
+        "CREATE TABLE attachments (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    ),
 )
 
 

@@ -198,11 +198,15 @@ def show_node(chosen: config.Config, pod: str, container: str, pid: int) -> None
     print(f"\nwhat was created on this node for pod {pod[:12]} and container {container[:12]}:")
     pins = paths.run_sandbox(pod)
     kinds = sorted(kind.name for kind in pins.iterdir() if kind.name != "shm")
+    link = f"kl{pod[:11]}"
+    built_in = [
+        (f"link {link}", f"the node's end of the pod's eth0, on bridge {network.bridge} ({network.subnet})"),
+        (f"nftables table kernelet-{network.bridge}", "masquerades what leaves the bridge"),
+    ]
     shown = [
         (f"{pins}/{{{','.join(kinds)}}}", "the pod's namespaces, kept by bind mounts; no pause container"),
         (f"{pins}/shm", "the pod's shared memory"),
-        (f"link kl{pod[:11]}", f"the node's end of the pod's eth0, on bridge {network.bridge} ({network.subnet})"),
-        (f"nftables table kernelet-{network.bridge}", "masquerades what leaves the bridge"),
+        *(built_in if Path(f"/sys/class/net/{link}").exists() else [("its network", "made by the node's CNI plugins")]),
         (f"{paths.container(container)}", "the writable layer; the root is in no mount table of the node's"),
         (f"process {pid}", "the container's first"),
         (f"process {parent_of(pid)}", "its reaper: 24 KB that keep its output and its exit status"),

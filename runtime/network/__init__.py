@@ -1,6 +1,7 @@
 """How a pod gets its network: the promise that each kind of network keeps.
 
-``bridge.BridgeNetwork`` serves where the cluster brings no network of its own.  A pod on the node's
+``bridge.BridgeNetwork`` serves where the cluster brings no network of its own, ``cni.CniNetwork`` where it does, and
+``selection`` decides which.  A pod on the node's
 network (hostNetwork) has nothing to do with this package; whoever makes the pod leaves the call out.
 """
 

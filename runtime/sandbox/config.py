@@ -60,5 +60,6 @@ class SandboxConfig(msgspec.Struct, kw_only=True):
     gid_mappings: list[IdMapping] = []
     privileged: bool = False
     runtime_handler: str = ""
+    annotations: dict[str, str] = {}
     #: The caller's own account of the request; opaque here.
     attachment: bytes = b""

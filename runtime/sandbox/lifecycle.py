@@ -22,7 +22,7 @@ from runtime.container.init import NOBODY, USER_NAMESPACE, pause_program
 from runtime.context import Context
 from runtime.errors import SandboxNotFound, StartFailed, WrongState
 from runtime.monitor.client import Exited
-from runtime.sandbox import files, namespaces
+from runtime.sandbox import files, leftovers, namespaces
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
 
@@ -48,11 +48,15 @@ def run(context: Context, config: SandboxConfig) -> str:
             _make(context, sandbox)
             inventory.save_sandbox(sandbox, finishes=RUN)
         except BaseException:
-            tear_down(context, sandbox.id)
-            remove_files(context, sandbox.id)
-            context.journal.undone(sandbox.id, RUN)
+            leftovers.undo(context, sandbox.id, lambda: _undo(context, sandbox.id))
             raise
     return sandbox.id
+
+
+def _undo(context: Context, sandbox_id: str) -> None:
+    tear_down(context, sandbox_id)
+    remove_files(context, sandbox_id)
+    context.journal.undone(sandbox_id, RUN)
 
 
 def stop(context: Context, sandbox_id: str) -> None:

@@ -128,6 +128,8 @@ class FakeNode:
         self.images = FakeImages()
         self.calls: list[tuple[object, ...]] = []
         self.gate: Callable[[str], None] = lambda name: None
+        self.problem: str | None = None
+        self.pod_cidr = ""
         self.result = ExecResult(b"out", b"err", 3)
         self.use = FULL_USE
         self.layer: LayerUse | None = LayerUse(bytes=12288, inodes=3, at_ns=77)
@@ -142,6 +144,12 @@ class FakeNode:
     def _did(self, name: str, *arguments: object) -> None:
         self.calls.append((name, *arguments))
         self.gate(name)
+
+    def network_problem(self) -> str | None:
+        return self.problem
+
+    def set_pod_cidr(self, pod_cidr: str) -> None:
+        self.pod_cidr = pod_cidr
 
     def run_sandbox(self, config: SandboxConfig) -> str:
         self._did("run_sandbox", config.name)

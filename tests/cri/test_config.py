@@ -71,7 +71,10 @@ def test_the_socket_goes_with_the_run_dir() -> None:
         ("[network]\nbridge = 'a b'", "network.bridge: 'a b' is not the name of a link"),
         ("[network]\nbridge = 'abcdefghijklmnop'", "network.bridge"),
         ("[network]\nsubnet = '10.0.0.1/16'", "network.subnet: 10.0.0.1/16 has host bits set"),
-        ("[network]\nsubnet = '10.0.0.0/31'", "has no room for pods"),
+        ("[network]\nsubnet = '10.0.0.0/30'", "has no room for pods"),
+        ("[network]\nkind = 'calico'", "network.kind: 'calico' is none of auto, built-in, cni"),
+        ("[network]\ncni_config_dir = 'net.d'", "network.cni_config_dir: 'net.d' is not an absolute path"),
+        ("[network]\ncni_plugin_dirs = ['bin']", "network.cni_plugin_dirs: each must be an absolute path"),
         ("[registry]\ninsecure = 'a'", "registry.insecure: not a list of hosts"),
         ("[registry.mirrors]\na = 'b'", "registry.mirrors.'a': 'b' is not an http or https address"),
     ],
@@ -113,7 +116,7 @@ def test_drop_ins_are_merged_in_the_order_of_their_names(tmp_path: Path) -> None
     (dropins / "30-d.toml.off").write_text("nonsense")
     loaded = config.load(file)
     assert loaded.cgroup_parent == "/b"
-    assert loaded.network == config.NetworkConfig("k-0", ipaddress.IPv4Network("10.1.0.0/24"))
+    assert loaded.network == config.NetworkConfig(bridge="k-0", subnet=ipaddress.IPv4Network("10.1.0.0/24"))
     assert loaded.registry.mirrors == {"a": "http://a", "b": "http://b"}
     (dropins / "15.toml").write_text("[network]\nbrigde = ''")
     with pytest.raises(InvalidArgument, match=rf"^{dropins}/15.toml: network.brigde: unknown key$"):

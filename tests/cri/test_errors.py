@@ -34,6 +34,7 @@ def test_the_table_has_no_class_that_is_gone() -> None:
         (errors.RegistryUnavailable("x"), grpc.StatusCode.UNKNOWN),
         (errors.DigestMismatch("x"), grpc.StatusCode.UNKNOWN),
         (errors.ExecTimedOut("x"), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (errors.NetworkFailed("x", 7), grpc.StatusCode.UNKNOWN),
         (errors.MonitorLost("x"), grpc.StatusCode.UNAVAILABLE),
         (KeyError("x"), grpc.StatusCode.INTERNAL),
         (OSError(2, "No such file or directory"), grpc.StatusCode.INTERNAL),

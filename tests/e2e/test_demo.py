@@ -26,7 +26,7 @@ def config(paths: Paths, run: Run) -> Path:
     directory = paths.root_dir.parent / "demo"
     directory.mkdir()
     file = directory / "kernelet.toml"
-    network = f'[network]\nbridge = "{run.bridge}"\nsubnet = "{run.subnet}"\n'
+    network = f'[network]\nkind = "built-in"\nbridge = "{run.bridge}"\nsubnet = "{run.subnet}"\n'
     file.write_text(f'root_dir = "{directory}/root"\nrun_dir = "{directory}/run"\n{network}')
     return file
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from runtime.paths import Paths
 from tests.support import wait
 from tests.support.client import Client
+from tests.support.cni import Recorder
 from tests.support.isolation import Run
 
 #: The public registries that tests name: the daemon asks the test's own for them.
@@ -21,14 +22,19 @@ MIRRORED = ("docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io", "public.ecr.
 class Daemon:
     """One daemon's place; the process in it may change."""
 
-    def __init__(self, paths: Paths, run: Run, *, registry: str | None = None) -> None:
+    def __init__(self, paths: Paths, run: Run, *, registry: str | None = None, network: Recorder | None = None) -> None:
+        """*registry* stands in for those of the world, *network* for a cluster's plugins."""
         self.paths = paths
         self.log = paths.run_dir.parent / "daemon.log"
         self._config = paths.run_dir.parent / "kernelet.toml"
         mirrors = "".join(f'"{host}" = "http://{registry}"\n' for host in MIRRORED) if registry else ""
+        cluster = f'cni_config_dir = "{paths.run_dir.parent}/net.d"\n'
+        if network is not None:
+            cluster = f'kind = "cni"\ncni_config_dir = "{network.configurations}"\ncni_plugin_dirs = ["{network.programs}"]\n'
         self._config.write_text(
             f'root_dir = "{paths.root_dir}"\nrun_dir = "{paths.run_dir}"\n'
-            f'[network]\nbridge = "{run.bridge}"\nsubnet = "{run.subnet}"\n[registry.mirrors]\n{mirrors}'
+            f"[network]\n{cluster}"
+            f'bridge = "{run.bridge}"\nsubnet = "{run.subnet}"\n[registry.mirrors]\n{mirrors}'
         )
         self._process: subprocess.Popen[bytes] | None = None
 

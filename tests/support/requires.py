@@ -28,7 +28,7 @@ CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 PROGRAMS = tuple(
     (
         "aarch64-linux-gnu-gcc busybox conmon containerd crictl crun ctr docker-registry go "
-        "ip kernelet-oci newuidmap nft nginx podman runc strace stty"
+        "ip iptables kernelet-oci newuidmap nft nginx podman runc strace stty"
     ).split()
 )
 
