@@ -16,6 +16,7 @@ from cri import lines
 from cri.config import Config
 from cri.containers import Containers
 from cri.dispatch import Dispatch
+from cri.events import Events
 from cri.execution import Execution
 from cri.images import ImageRpcs
 from cri.node import Node, Puller
@@ -81,11 +82,11 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
     dispatch = Dispatch()
     shown = {"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)}
     status = Status(shown, node)
-    stats = Stats(node, str(config.root_dir))
+    stats, events = Stats(node, str(config.root_dir)), Events(node)
     server = Server(
         config.socket,
         {
-            RUNTIME: runtime_service(dispatch, Sandboxes(node), Containers(node), Execution(node), stats, status),
+            RUNTIME: runtime_service(dispatch, Sandboxes(node), Containers(node), Execution(node), stats, events, status),
             IMAGE: image_service(dispatch, ImageRpcs(node.images, pull_image, config.root_dir)),
         },
         Finder(node),
@@ -94,6 +95,7 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
         await server.start()
         yield
     finally:
+        events.close()
         await server.stop(GRACE_SECONDS)
         dispatch.close()
 

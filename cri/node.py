@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from runtime.container.config import ContainerConfig
 from runtime.container.state import Container
+from runtime.events import Listener
 from runtime.execution import ExecResult
 from runtime.image.auth import Credentials
 from runtime.image.records import Image, Usage
@@ -62,6 +63,8 @@ class Node(Protocol):
     def can_map_ids(self) -> bool: ...
     def network_problem(self) -> str | None: ...
     def set_pod_cidr(self, pod_cidr: str) -> None: ...
+
+    def listen(self, listener: Listener) -> Callable[[], None]: ...
 
     # From memory.
     def sandboxes(self) -> list[Sandbox]: ...

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from cri.containers import Containers
 from cri.dispatch import Dispatch, Handler, not_yet, parts, whole
+from cri.events import Events
 from cri.execution import Execution
 from cri.images import ImageRpcs
 from cri.sandboxes import Sandboxes
@@ -16,7 +17,13 @@ Table = Mapping[str, Handler]
 
 
 def runtime_service(
-    run: Dispatch, sandboxes: Sandboxes, containers: Containers, execution: Execution, stats: Stats, status: Status
+    run: Dispatch,
+    sandboxes: Sandboxes,
+    containers: Containers,
+    execution: Execution,
+    stats: Stats,
+    events: Events,
+    status: Status,
 ) -> Table:
     return {
         "Version": run.inline(status.version),
@@ -58,7 +65,7 @@ def runtime_service(
         "StreamPodSandboxStats": parts(run.threaded(stats.sandboxes)),
         "ListMetricDescriptors": not_yet("metrics"),
         "ListPodSandboxMetrics": not_yet("metrics"),
-        "GetContainerEvents": not_yet("a stream of events"),
+        "GetContainerEvents": run.inline(events.subscribe),
         "StreamPodSandboxMetrics": not_yet("streaming metrics"),
     }
 

@@ -5,6 +5,7 @@ Lists and statuses are answered from here without a lock: a record is replaced, 
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sqlite3
 import threading
@@ -15,8 +16,9 @@ from typing import TypeVar
 import msgspec
 
 from runtime import document
-from runtime.container.state import Container
+from runtime.container.state import Container, ContainerState
 from runtime.errors import ContainerNotFound, InvalidArgument, NotFound, SandboxNotFound
+from runtime.events import Change, Kind, Listener
 from runtime.journal import Journal
 from runtime.sandbox.state import Sandbox
 from runtime.store import Store
@@ -30,6 +32,7 @@ class Inventory:
         self._journal = journal
         self._changed = threading.Condition()
         self._last_ns = 0
+        self._listeners: list[Listener] = []
         self.sandboxes: dict[str, Sandbox] = {}
         self.containers: dict[str, Container] = {}
 
@@ -71,7 +74,15 @@ class Inventory:
         with self._store.transaction() as db:
             db.execute("INSERT OR REPLACE INTO sandboxes VALUES (?, ?)", (sandbox.id, document.encode(sandbox)))
             self._finish(db, sandbox.id, finishes)
-        self._show(lambda: self.sandboxes.update({sandbox.id: sandbox}))
+        with self._changed:
+            before = self.sandboxes.get(sandbox.id)
+            self.sandboxes[sandbox.id] = sandbox
+            self._changed.notify_all()
+            if before is None:
+                self._tell(Kind.CREATED, sandbox.id, sandbox)
+                self._tell(Kind.STARTED, sandbox.id, sandbox)
+            elif before.state is not sandbox.state:
+                self._tell(Kind.STOPPED, sandbox.id, sandbox)
 
     def save_container(self, container: Container, *, finishes: str | None = None) -> None:
         """Write the record, then show it; with *finishes*, the journal's row of that act goes in the same commit."""
@@ -81,7 +92,14 @@ class Inventory:
                 (container.id, container.sandbox_id, document.encode(container)),
             )
             self._finish(db, container.id, finishes)
-        self._show(lambda: self.containers.update({container.id: container}))
+        with self._changed:
+            before = self.containers.get(container.id)
+            self.containers[container.id] = container
+            self._changed.notify_all()
+            if before is None:
+                self._tell(Kind.CREATED, container.id, self.sandboxes.get(container.sandbox_id))
+            elif container.state is ContainerState.EXITED and before.state is not ContainerState.EXITED:
+                self._tell(Kind.STOPPED, container.id, self.sandboxes.get(container.sandbox_id))
 
     def change_container(self, container_id: str, **changes: object) -> Container:
         """Replace the record by one with *changes*; returns it.  Raises ContainerNotFound when it is gone."""
@@ -95,14 +113,35 @@ class Inventory:
         with self._store.transaction() as db:
             db.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
             self._finish(db, sandbox_id, finishes)
-        self._show(lambda: self.sandboxes.pop(sandbox_id, None))
+        with self._changed:
+            sandbox = self.sandboxes.pop(sandbox_id, None)
+            self._changed.notify_all()
+            if sandbox is not None:
+                self._tell(Kind.DELETED, sandbox_id, sandbox)
 
     def drop_container(self, container_id: str, *, finishes: str) -> None:
         """Forget the record and finish the act that removed what it stood for."""
         with self._store.transaction() as db:
             db.execute("DELETE FROM containers WHERE id = ?", (container_id,))
             self._finish(db, container_id, finishes)
-        self._show(lambda: self.containers.pop(container_id, None))
+        with self._changed:
+            container = self.containers.pop(container_id, None)
+            self._changed.notify_all()
+            if container is not None:
+                self._tell(Kind.DELETED, container_id, self.sandboxes.get(container.sandbox_id))
+
+    def has_started(self, container_id: str) -> None:
+        """Tell that the container runs: its record said so before, for an intent comes before the act."""
+        with self._changed:
+            container = self.containers.get(container_id)
+            if container is not None:
+                self._tell(Kind.STARTED, container_id, self.sandboxes.get(container.sandbox_id))
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have *listener* told of every change from now on; what is returned ends that."""
+        with self._changed:
+            self._listeners.append(listener)
+        return lambda: self._forget(listener)
 
     def wait_until(self, is_so: Callable[[], bool], timeout_seconds: float | None) -> bool:
         """Wait until *is_so*, looking again after every change; False when the time is over first."""
@@ -118,10 +157,18 @@ class Inventory:
         if act is not None:
             self._journal.finish(db, owner, act)
 
-    def _show(self, change: Callable[[], object]) -> None:
-        with self._changed:
-            change()
-            self._changed.notify_all()
+    def _tell(self, kind: Kind, owner: str, sandbox: Sandbox | None) -> None:
+        """Tell the listeners, in the order of the changes: the lock is held."""
+        if not self._listeners:
+            return
+        containers = () if sandbox is None else tuple(self.containers_of(sandbox.id))
+        change = Change(kind, owner, time.time_ns(), sandbox, containers)
+        for listener in self._listeners:
+            listener(change)
+
+    def _forget(self, listener: Listener) -> None:
+        with self._changed, contextlib.suppress(ValueError):
+            self._listeners.remove(listener)
 
 
 def _find(records: Mapping[str, Record], prefix: str, what: str, missing: type[NotFound]) -> Record:

@@ -24,6 +24,7 @@ from runtime.container.statistics import (
     Statistics,
 )
 from runtime.errors import Cancelled, ContainerNotFound, InvalidArgument, RegistryUnavailable, SandboxNotFound
+from runtime.events import Change, Kind, Listener
 from runtime.execution import ExecResult
 from runtime.image.auth import Credentials
 from runtime.image.config import ImageConfig
@@ -131,6 +132,7 @@ class FakeNode:
         self.problem: str | None = None
         self.pod_cidr = ""
         self.result = ExecResult(b"out", b"err", 3)
+        self.listeners: list[Listener] = []
         self.use = FULL_USE
         self.layer: LayerUse | None = LayerUse(bytes=12288, inodes=3, at_ns=77)
         self.links: tuple[LinkUse, ...] | None = (
@@ -221,6 +223,18 @@ class FakeNode:
 
     def reopen_log(self, container_id: str) -> None:
         self._did("reopen_log", container_id)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    def tell(self, kind: Kind, sandbox_id: str, container_id: str = "") -> Change:
+        """Tell the listeners that this happened to the container, or to the sandbox."""
+        containers = tuple(each for each in self.containers() if each.sandbox_id == sandbox_id)
+        change = Change(kind, container_id or sandbox_id, next(self._numbers), self._sandboxes.get(sandbox_id), containers)
+        for listener in tuple(self.listeners):
+            listener(change)
+        return change
 
     def use_of_containers(self, containers: Sequence[Container], *, brief: bool = True) -> list[ContainerUse]:
         self._did("use_of_containers", brief)
