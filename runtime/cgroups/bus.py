@@ -37,11 +37,11 @@ class Lost(ConnectionError):
     """The connection ended: the manager executes itself anew (systemctl daemon-reexec), or is gone."""
 
 
-def private_socket(*, user: bool) -> Path:
-    """Where the manager of the node listens, or that of the *user* that we are."""
-    if not user:
+def private_socket(uid: int = 0) -> Path:
+    """Where the manager of the node listens, or that of the user *uid*, who we are."""
+    if not uid:
         return SYSTEM
-    directory = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    directory = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
     return Path(directory, "systemd/private")
 
 

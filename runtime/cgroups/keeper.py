@@ -22,6 +22,10 @@ class Keeper:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let it end, and wait for that."""
         self._hold.close()
         process.reap(self.pid)
 

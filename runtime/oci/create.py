@@ -74,12 +74,12 @@ def create(request: Request, *, detached: bool = True) -> Created:
     owner = os.getuid()
     if owner:
         _enter_users(bundle.spec)
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as held, contextlib.ExitStack() as undo:
         container = make_container(request.root, _record(request, bundle, owner))
         undo.callback(container.close)
         undo.callback(destroy, container)
         write_whole(container.path / CONFIG, bundle.document)
-        cgroup = _make_cgroup(request, container, bundle.spec)
+        cgroup = _make_cgroup(request, container, bundle.spec, held)
         prepared = _prepare(request, container, bundle, cgroup, len(preserved))
         undo.callback(prepared.close)
         write_whole(container.path / FACTS, msgspec.json.encode(prepared.facts))
@@ -246,10 +246,21 @@ def _record(request: Request, bundle: Bundle, owner: int) -> Record:
     )
 
 
-def _make_cgroup(request: Request, container: Container, spec: schema.Spec) -> Cgroup | None:
-    """The container's cgroup, with its limits, empty; None where this user may make none, and the spec needs none."""
+def _make_cgroup(request: Request, container: Container, spec: schema.Spec, held: contextlib.ExitStack) -> Cgroup | None:
+    """The container's cgroup, with its limits, and none of its processes yet; what keeps it until then is *held*.
+
+    None where this user may make none, and the spec needs none.
+    """
     tree = find_tree()
-    cgroup = place.find_place(tree, container.id, spec.linux.cgroups_path, systemd=request.systemd)
+    if request.systemd:
+        from runtime.oci import scopes
+
+        cgroup, end = scopes.start(container, tree, spec.linux)
+        held.callback(end)
+        container.record.cgroup_inode = os.stat(cgroup.path).st_ino
+        place.apply_limits(cgroup, tree, spec.linux)
+        return cgroup
+    cgroup = place.find_place(tree, container.id, spec.linux.cgroups_path)
     container.record.cgroup, container.record.tree = os.fspath(cgroup.path), os.fspath(tree)
     container.save()
     try:

@@ -43,6 +43,10 @@ def destroy(container: Container) -> list[str]:
     Returns what hooks that failed said.  Raises TimedOut, or OSError.
     """
     kill_all(container)
+    if container.record.extra:
+        from runtime.oci import scopes
+
+        scopes.stop(container)
     if container.cgroup is not None:
         container.cgroup.remove(deadline_seconds=PATIENCE_SECONDS)
     leave_class(container)

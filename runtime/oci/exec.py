@@ -85,6 +85,10 @@ def execute(request: Request) -> int:
             console.hand_over(request, terminal)
         elif not request.flags.switch("no-subreaper"):
             adopt_orphans()
+        if container.record.owner and container.record.extra:
+            from runtime.oci import scopes
+
+            scopes.come_to(container)
         start = _Start(_find_cgroup(request, container), terminal, preserved)
         pid = _start(request, container, spec, process, start, init)
         write_pid_files(request, pid)
@@ -222,9 +226,7 @@ def _cgroup_of_init(container: Container) -> Cgroup:
     return Cgroup(Path(container.record.tree + path))
 
 
-def _start(
-    request: Request, container: Container, spec: schema.Spec, process: schema.Process, start: _Start, init: Fd
-) -> int:
+def _start(request: Request, container: Container, spec: schema.Spec, process: schema.Process, start: _Start, init: Fd) -> int:
     """Start *process*, wait until it has become its program, and return its pid.  Raises StartFailed."""
     profile = system_calls.of(spec.linux.seccomp, compile_seccomp(spec))
     opened = entrance.prepare(

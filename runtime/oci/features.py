@@ -41,7 +41,7 @@ def features() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(KINDS),
             "capabilities": [name for name, number in CAPABILITIES.items() if number <= last_capability()],
-            "cgroup": {"v1": False, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": {"v1": False, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(ACTIONS),

@@ -7,24 +7,19 @@ import os
 from pathlib import Path
 
 from kernel.cgroup import Cgroup
-from runtime.errors import InvalidSpec, Unsupported, WrongState
+from runtime.errors import InvalidSpec, WrongState
 from runtime.spec import schema
 
 #: Where containers go that name no place, or none from the top of the tree.
 HOME = "kernelet-oci"
-SYSTEMD = Path("/run/systemd/system")
 
 
-def find_place(tree: Path, container_id: str, cgroups_path: str, *, systemd: bool = False) -> Cgroup:
-    """The cgroup that linux.cgroupsPath means.  Raises Unsupported for what only systemd could do.
+def find_place(tree: Path, container_id: str, cgroups_path: str) -> Cgroup:
+    """The cgroup that linux.cgroupsPath means, which is a path here; ``scopes`` has what it is for systemd.
 
     Raises WrongState when somebody lives there already, or below: a kill of the container would be theirs too.  So it is
     asked here, before anything is noted down that an undoing would kill.
     """
-    if systemd:
-        if not SYSTEMD.is_dir():
-            raise Unsupported("--systemd-cgroup: systemd is not running on this host; leave the flag away")
-        raise Unsupported("--systemd-cgroup: cgroups are made as directories by this version; leave the flag away")
     if cgroups_path.count(":") == 2 and not cgroups_path.startswith("/"):
         raise InvalidSpec(f"linux.cgroupsPath {cgroups_path!r}: slice:prefix:name is for systemd; a path is wanted here")
     wanted = cgroups_path if cgroups_path.startswith("/") else f"/{HOME}/{cgroups_path or container_id}"

@@ -110,12 +110,18 @@ def update(container: Container, asked: schema.Resources) -> None:
     if container.cgroup is None:
         raise Unsupported(f"update container {container.id}: it has no cgroup of its own that could be limited")
     tree = Path(container.record.tree)
+    from runtime.oci import scopes
+
     try:
+        if container.record.extra:
+            scopes.limit(container, wanted)
         resources.apply(container.cgroup, tree, wanted)
         if asked.devices:
             device_filter.apply(container.cgroup, schema.Linux(resources=asked))
     except (KerneletError, OSError):
         with contextlib.suppress(KerneletError, OSError):  # the first failure is the one to tell
+            if container.record.extra:
+                scopes.limit(container, was)
             resources.apply(container.cgroup, tree, was)
         raise
     container.record.extra[RECORDED] = msgspec.json.encode(after).decode()

@@ -23,6 +23,7 @@ FILES = {
 #: With systemd as the first process.
 WITH_SYSTEMD = {
     "vm/inside/test_systemd.py": (UML, "6.1"),
+    "vm/inside/test_oci_systemd.py": (UML, "6.1"),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 import threading
@@ -73,9 +72,10 @@ def test_where_a_pod_goes(tmp_path: Path) -> None:
 
 def test_a_user_has_a_manager_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
-    assert private_socket(user=True) == Path("/run/user/7/systemd/private")
+    assert private_socket(7) == Path("/run/user/7/systemd/private")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert private_socket(user=True) == Path(f"/run/user/{os.getuid()}/systemd/private")
+    assert private_socket(8) == Path("/run/user/8/systemd/private")
+    assert private_socket() == Path("/run/systemd/private")
 
 
 def test_where_there_is_no_systemd_the_other_driver_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InvalidSpec, Unsupported, WrongState
+from runtime.errors import InvalidSpec, WrongState
 from runtime.oci import place
 from tests.support import cgroup, requires
 
@@ -39,12 +39,6 @@ def test_the_top_is_nobodys(asked: str) -> None:
 def test_a_unit_is_for_systemd() -> None:
     with pytest.raises(InvalidSpec, match="slice:prefix:name is for systemd"):
         place.find_place(TREE, "web", "system.slice:cri:web")
-
-
-def test_without_systemd_its_flag_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "SYSTEMD", tmp_path / "absent")
-    with pytest.raises(Unsupported, match="--systemd-cgroup: systemd is not running"):
-        place.find_place(TREE, "web", "system.slice:cri:web", systemd=True)
 
 
 @requires.requires("root", "cgroup2")

@@ -77,7 +77,7 @@ def test_the_features_are_a_document_that_names_what_engines_ask_for(oci: Comman
     assert told["hooks"] == ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
     assert {"rro", "idmap", "tmpcopyup", "rbind"} <= set(told["mountOptions"])
     assert told["linux"]["mountExtensions"]["idmap"]["enabled"]
-    assert told["linux"]["cgroup"] == {"v1": False, "v2": True, "systemd": False, "systemdUser": False, "rdma": True}
+    assert told["linux"]["cgroup"] == {"v1": False, "v2": True, "systemd": True, "systemdUser": True, "rdma": True}
     assert told["annotations"]["org.opencontainers.runc.checkpoint.enabled"] == "false"
 
 
