@@ -106,7 +106,6 @@ def start(context: Context, container_id: str) -> None:
             launched = context.monitor.start(container.id)
             if launched.failed is not None:
                 _fail_start(context, container, launched.errno)
-            context.inventory.has_started(container.id)
         except ProcessLookupError:
             raise WrongState(f"start container {container.config.name}: it ended before it was started") from None
         finally:
@@ -166,6 +165,9 @@ def take_over(context: Context, container: Container, *, settled: bool = False) 
         if container.config.log_path:
             with contextlib.suppress(OSError):  # its directory is gone: drain without a log
                 sinks.append(opened.enter_context(open_log(container.config.log_path)))
+                # A kill in the middle of an entry, a rotation, and now: the beginning is in a file of another name.
+                place = os.path.dirname(container.config.log_path)
+                sinks.append(opened.enter_context(open_path(place, os.O_RDONLY | os.O_DIRECTORY)))
         standing = context.monitor.adopt(
             container.id, "container", run_dir=run_dir, sinks=sinks, terminal=container.config.tty, settled=settled
         )

@@ -10,7 +10,7 @@ import logging
 import queue
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
@@ -21,13 +21,13 @@ from runtime.container.config import ContainerConfig
 from runtime.container.state import Container
 from runtime.context import Context
 from runtime.errors import KerneletError, MonitorLost
-from runtime.events import Listener
 from runtime.execution import ExecResult
 from runtime.image.records import Usage
 from runtime.image.store import ImageStore
 from runtime.inventory import Inventory
 from runtime.journal import Journal
 from runtime.monitor.client import Exited, MonitorClient
+from runtime.monitor.log_file import Gap
 from runtime.network import capabilities
 from runtime.network.bridge import SUBNET, BridgeNetwork
 from runtime.network.cni import CniNetwork
@@ -73,7 +73,7 @@ class Node:
             CniNetwork(self._store, directory=network.config_directory, programs=network.program_directories),
         )
         self._exits: queue.SimpleQueue[Exited | None] = queue.SimpleQueue()
-        monitor = MonitorClient(paths, on_exit=self._exits.put, on_lost=self._replace_monitor)
+        monitor = MonitorClient(paths, on_exit=self._exits.put, on_lost=self._replace_monitor, on_gap=_say_gap)
         tree = find_tree()
         self._context = Context(
             paths,
@@ -154,10 +154,6 @@ class Node:
     def faults(self) -> list[str]:
         """What keeps this daemon from its work, in words; blocks for some seconds at most."""
         return health.faults(self._store, self._context.monitor)
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Have *listener* told of every change to sandboxes and containers; what is returned ends that."""
-        return self._context.inventory.listen(listener)
 
     # What it uses.
 
@@ -266,3 +262,12 @@ class Node:
                         raise
                     logger.warning("no monitor yet: %s", error)
                     self._closing.wait(RETRY_SECONDS)
+
+
+def _say_gap(container_id: str, gap: Gap) -> None:
+    """To the log, for whoever reads it: the container knows nothing of it, and its log says nothing."""
+    if gap.error:
+        logger.warning("container %s: its log cannot be written, what it says is lost: %s", container_id[:13], gap.error)
+    else:
+        text = "container %s: its log is written again; %d entries (%d bytes) were lost"
+        logger.warning(text, container_id[:13], gap.lines, gap.bytes)

@@ -25,7 +25,8 @@ from kernel.fd import Fd, memory
 from kernel.program import Program
 from kernel.report import Report
 from runtime.errors import MonitorLost
-from runtime.monitor import protocol
+from runtime.monitor import peer, protocol
+from runtime.monitor.log_file import Gap
 from runtime.monitor.protocol import Message
 from runtime.paths import Paths
 
@@ -63,10 +64,18 @@ class Standing:
 class MonitorClient:
     """A connection to the node's monitor.  Safe to use from many threads."""
 
-    def __init__(self, paths: Paths, *, on_exit: Callable[[Exited], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        on_exit: Callable[[Exited], None],
+        on_lost: Callable[[], None],
+        on_gap: Callable[[str, Gap], None] = lambda _id, _gap: None,
+    ) -> None:
         self._paths = paths
         self._on_exit = on_exit
         self._on_lost = on_lost
+        self._on_gap = on_gap
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._settled = threading.Event()
@@ -121,7 +130,7 @@ class MonitorClient:
         connection = self._connection
         if connection is None:
             raise MonitorLost("there is no monitor")
-        return _peer(connection)
+        return peer.pid_of(connection)
 
     def launch(
         self,
@@ -293,6 +302,9 @@ class MonitorClient:
             if message.get("event") == "exited":
                 self._on_exit(Exited(message["id"], message["code"], message["at_ns"]))
                 continue
+            if message.get("event") == "log":
+                self._on_gap(message["id"], Gap(message["error"], message["lines"], message["bytes"]))
+                continue
             with self._lock:
                 asked = self._pending.pop(message["seq"], None)
             if asked is not None:
@@ -331,8 +343,8 @@ class MonitorClient:
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             return None
-        if not _is_of_our_version(connection):  # the reapers hold everything until ours is there
-            _kill_peer(connection)
+        if not peer.is_of_our_version(connection, START_SECONDS):  # the reapers hold everything until ours is there
+            peer.kill(connection)
             connection.close()
             return None
         return connection
@@ -360,34 +372,8 @@ class MonitorClient:
 
     def _end_stranger(self) -> None:
         if self._connection is not None:
-            _kill_peer(self._connection)
+            peer.kill(self._connection)
 
 
 def _launched(message: Message) -> Launched:
     return Launched(message.get("pid", 0), message.get("failed"), message.get("errno", 0))
-
-
-def _peer(connection: socket.socket) -> int:
-    return int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
-
-
-def _kill_peer(connection: socket.socket) -> None:
-    pid = _peer(connection)
-    if pid > 0:  # 0: of another pid namespace, where we cannot reach it; to kill that would be to end ourselves
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 9)
-
-
-def _is_of_our_version(connection: socket.socket) -> bool:
-    """Whether the monitor speaks as we do; one that does not answer does not."""
-    connection.settimeout(START_SECONDS)
-    try:
-        protocol.send(connection, {"op": "hello", "seq": 0})
-        while (received := protocol.receive(connection)) is not None:
-            if received[0].get("seq") == 0:  # what it tells of ends before that is asked for again, by adopt
-                return bool(received[0].get("version") == protocol.VERSION)
-    except OSError:
-        pass
-    finally:
-        connection.settimeout(None)
-    return False

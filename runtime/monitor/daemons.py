@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+from collections import deque
 from collections.abc import Callable
 
 from kernel.fd import Fd
@@ -13,6 +14,8 @@ from runtime.monitor.protocol import Message
 
 #: What is kept for a daemon that does not read: the ends of more containers than a node has.
 MAX_UNSENT = 4096
+#: What is kept while there is no daemon.
+MAX_NEWS = 1024
 
 
 class Daemons:
@@ -34,6 +37,7 @@ class Daemons:
         self._gone = gone
         self._connections: list[socket.socket] = []
         self._unsent: dict[socket.socket, list[tuple[Message, Fd | None]]] = {}
+        self._news: deque[Message] = deque(maxlen=MAX_NEWS)
 
     def accept(self, listener: socket.socket) -> None:
         """Take one that connects."""
@@ -42,8 +46,19 @@ class Daemons:
         self._connections.append(connection)
         self._hear(connection)
 
+    def catch_up(self, connection: socket.socket) -> None:
+        """Tell one that has just connected what nobody has heard yet."""
+        while self._news:
+            self.send(connection, self._news.popleft())
+
+    def tell(self, event: str, **content: object) -> None:
+        """Tell all of them, or when there is none the next that connects."""
+        if not self._connections:
+            self._news.append({"event": event, **content})
+        self.broadcast(event, **content)
+
     def broadcast(self, event: str, **content: object) -> None:
-        """Tell all of them."""
+        """Tell all of them; who connects later asks."""
         for connection in tuple(self._connections):
             self.send(connection, {"event": event, **content})
 

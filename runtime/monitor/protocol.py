@@ -11,6 +11,9 @@
       │ <──────────────────── {seq} ─────────────────── │
 ```
 
+News besides *exited*: *log* {id, error}, a log cannot be written and entries are lost; *log* {id, lines, bytes}, it can
+again and so many were.
+
 First of all *hello*, which is answered with the version: a daemon ends a monitor of another and starts its own.
 Also *signal*, *reopen* (a new log file), *adopt* (after a new monitor took over: here is the log file of
 what you found), *list*; *attach* (here are pipes for what it says from now on; answered with its stdin or its
@@ -28,7 +31,7 @@ from typing import Any
 
 from kernel.fd import Fd
 
-VERSION = 2
+VERSION = 3
 MAX_MESSAGE = 65536
 MAX_DESCRIPTORS = 250  # the kernel's SCM_MAX_FD is 253
 

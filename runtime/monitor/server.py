@@ -20,6 +20,7 @@ from runtime.monitor import adopt, protocol, streams
 from runtime.monitor.daemons import Daemons
 from runtime.monitor.launch import Launcher
 from runtime.monitor.ledger import Ledger
+from runtime.monitor.log_file import Gap, LogFile
 from runtime.monitor.viewers import Viewers
 from runtime.monitor.watch import Exit, Kind, State, Watch
 
@@ -112,6 +113,7 @@ class Monitor:
 
     def _greet(self, _request: dict[str, Any], _files: list[Fd], reply: Reply) -> None:
         self._answer(reply, version=protocol.VERSION)
+        self._daemons.catch_up(reply[0])
 
     def _launch(self, request: dict[str, Any], files: list[Fd], reply: Reply) -> None:
         sinks = [files.pop() for _ in range(request["sinks"])][::-1]
@@ -144,7 +146,7 @@ class Monitor:
     def _reopen(self, request: dict[str, Any], files: list[Fd], reply: Reply) -> None:
         watch = self._watches[request["id"]]
         if watch.log is None:
-            watch.log = streams.LogFile(None)
+            watch.log = LogFile(None, partial(self._on_gap, watch.id))
         watch.log.close()
         watch.log.replace(files[0])
         self._answer(reply)
@@ -191,9 +193,12 @@ class Monitor:
             known.state = State.RUNNING if known.kind is Kind.PAUSE else State.CREATED
             self._watches[known.id] = known
             self._attach(known, ends, request, files)
+            directory = files[1] if request["output"] == "log" and len(files) > 1 else None
             for stream in known.streams:
                 if isinstance(stream, streams.PipeToLog):
-                    stream.recover()
+                    stream.recover(directory)
+            if directory is not None:
+                directory.close()
             self._listen(known.ready.fileno(), lambda: self._on_ready(known))
             if known.has_exit():
                 self._on_done(known)
@@ -239,7 +244,7 @@ class Monitor:
         """Connect the process's streams to where they go, and listen to all of it."""
         watch.input = ends.pop(Descriptor.INPUT, None)
         is_log = request["output"] == "log"
-        watch.log = streams.LogFile(sinks[0] if sinks else None) if is_log else None
+        watch.log = LogFile(sinks[0] if sinks else None, partial(self._on_gap, watch.id)) if is_log else None
         watch.sinks = [] if is_log else sinks
         for descriptor, file in ends.items():
             number = 1 if descriptor == Descriptor.OUTPUT else 2
@@ -284,6 +289,9 @@ class Monitor:
             self._held.pop(stream, None)
             # There may be more than one turn's worth: changing the registration makes the kernel tell again.
             self._epoll.modify(stream.source.fileno(), select.EPOLLIN | select.EPOLLET)
+
+    def _on_gap(self, watch_id: str, gap: Gap) -> None:
+        self._daemons.tell("log", id=watch_id, error=gap.error, lines=gap.lines, bytes=gap.bytes)
 
     def _patience(self) -> float | None:
         """Seconds until the start of some line has waited long enough for its rest, or a viewer been waited for."""

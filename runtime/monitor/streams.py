@@ -9,7 +9,8 @@ from typing import Protocol
 
 from kernel.fd import Fd, tee
 from runtime.monitor import log
-from runtime.monitor.ledger import IDLE, WRITING, Slot
+from runtime.monitor.ledger import IDLE, WRITING, Slot, Unfinished
+from runtime.monitor.log_file import LogFile, find_by_inode
 
 BATCH = 65536
 BATCHES = 16
@@ -17,44 +18,6 @@ HOLD_SECONDS = 0.25
 #: What a pipe holds at most (fs.pipe-max-size): what a process had written when it ended is no more than this.
 DRAIN_LIMIT = 1 << 20
 NAMES = {1: b"stdout", 2: b"stderr"}
-
-
-class LogFile:
-    """An open log file that only this process appends to."""
-
-    def __init__(self, file: Fd | None) -> None:
-        self.lost_bytes = 0
-        self.replace(file)
-
-    def replace(self, file: Fd | None) -> None:
-        """Go on in *file*; None means that nothing is kept and the container is only drained."""
-        self._file = file
-        status = None if file is None else os.fstat(file.fileno())
-        self.size, self.inode = (status.st_size, status.st_ino) if status else (0, 0)
-
-    def append(self, content: bytes) -> None:
-        """Append *content*.  On a full disk it is dropped and counted: the container must be drained all the same."""
-        if self._file is None:
-            return
-        view = memoryview(content)
-        while view:
-            try:
-                written = os.write(self._file.fileno(), view)
-            except OSError:
-                self.lost_bytes += len(view)
-                return
-            self.size += written
-            view = view[written:]
-
-    def cut(self, size: int) -> None:
-        """Take back what was appended beyond *size*."""
-        if self._file is not None and self.size > size:
-            os.ftruncate(self._file.fileno(), size)
-            self.size = size
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 class Viewer(Protocol):
@@ -135,22 +98,29 @@ class PipeToLog(Stream):
         self._slot = slot
         self._scratch = scratch
 
-    def recover(self) -> None:
-        """Finish what a killed monitor had begun."""
+    def recover(self, directory: Fd | None = None) -> None:
+        """Finish what a killed monitor had begun; its log may have been renamed since, in *directory*."""
         left = self._slot.unfinished()
         if left.phase == IDLE:
             return
-        same_file = left.inode == self._file.inode
-        if left.phase == WRITING:
-            is_whole = same_file and self._file.size == left.log_size + left.length
-            if not is_whole:
-                if same_file:
-                    self._file.cut(left.log_size)
-                self._slot.done()
-                return
+        if left.phase == WRITING and not self._is_whole(left, directory):
+            self._slot.done()
+            return
         if not left.was_taken:
             self._slot.take(self.source.fileno(), left.batch)
         self._slot.done()
+
+    def _is_whole(self, left: Unfinished, directory: Fd | None) -> bool:
+        """Whether all entries are in the log that they were for; of others what is there is taken back."""
+        if left.inode == self._file.inode:
+            return _is_or_cut(self._file, left)
+        renamed = None if directory is None else find_by_inode(directory, left.inode)
+        if renamed is None:
+            return False
+        try:
+            return _is_or_cut(renamed, left)
+        finally:
+            renamed.close()
 
     def _move(self, *, flush: bool) -> int:
         reader, writer = self._scratch
@@ -170,6 +140,13 @@ class PipeToLog(Stream):
         self._slot.done()
         self._show(batch)
         return len(batch)
+
+
+def _is_or_cut(file: LogFile, left: Unfinished) -> bool:
+    is_whole = file.size == left.log_size + left.length
+    if not is_whole:
+        file.cut(left.log_size)
+    return is_whole
 
 
 def _read_all(reader: Fd, count: int) -> bytes:

@@ -21,7 +21,8 @@ from kernel.fd import Fd, open_path, take_from
 from kernel.report import read_progress
 from runtime.container.descriptors import EXIT_FILE, EXIT_SIZE, Descriptor
 from runtime.container.reaper import read_exit
-from runtime.monitor.streams import LogFile, Stream
+from runtime.monitor.log_file import LogFile
+from runtime.monitor.streams import Stream
 
 
 class Kind(StrEnum):

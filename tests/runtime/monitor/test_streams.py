@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from kernel import mount
 from kernel.fd import Fd, open_path, pipe
 from runtime.monitor import streams
 from runtime.monitor.ledger import Ledger, Slot
+from runtime.monitor.log_file import Gap, LogFile
+from tests.support.requires import requires
 
 
 class Killed(BaseException):
@@ -29,7 +32,7 @@ def contents(log: Path) -> list[bytes]:
 
 
 def make_pump(log: Path, source: Fd, slot: Slot, scratch: tuple[Fd, Fd]) -> streams.PipeToLog:
-    file = streams.LogFile(open_path(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    file = LogFile(open_path(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
     return streams.PipeToLog(source, 1, file, slot, scratch)
 
 
@@ -47,8 +50,8 @@ def killed_in(owner: object, name: str, *, before: bool) -> Callable[..., object
 POINTS = [
     (Slot, "begin", True),
     (Slot, "begin", False),
-    (streams.LogFile, "append", True),
-    (streams.LogFile, "append", False),
+    (LogFile, "append", True),
+    (LogFile, "append", False),
     (Slot, "wrote", True),
     (Slot, "wrote", False),
     (Slot, "take", True),
@@ -92,19 +95,56 @@ def test_half_an_entry_in_the_log_is_cut_off_before_it_is_written_again(
     pump = make_pump(log, source.duplicate(), slot, scratch)
     os.write(writer.fileno(), b"three\nfour\n")
 
-    def half(self: streams.LogFile, content: bytes) -> None:
+    def half(self: LogFile, content: bytes) -> None:
         assert self._file is not None
         os.write(self._file.fileno(), content[: len(content) // 2])
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(streams.LogFile, "append", half)
+        patch.setattr(LogFile, "append", half)
         with pytest.raises(Killed):
             pump.drain()
     successor = make_pump(log, source, slot, scratch)
     successor.recover()
     successor.drain()
     assert contents(log) == [b"three", b"four"]
+    writer.close()
+    for each in (pump, successor):
+        each._file.close()
+        each.close()
+
+
+@pytest.mark.parametrize("written", [0.5, 1.0])
+def test_an_entry_that_was_begun_before_a_rotation_is_finished_or_taken_back_there(
+    tmp_path: Path, scratch: tuple[Fd, Fd], monkeypatch: pytest.MonkeyPatch, written: float
+) -> None:
+    """Killed in the middle of it, then renamed by a kubelet, then taken over with a new file."""
+    source, writer = pipe()
+    log, slot = tmp_path / "log", Ledger(tmp_path / "ledger").slot("c" * 64, 1)
+    pump = make_pump(log, source.duplicate(), slot, scratch)
+    os.write(writer.fileno(), b"one\ntwo\n")
+    pump.drain()
+    os.write(writer.fileno(), b"three\nfour\n")
+
+    def part(self: LogFile, content: bytes) -> None:
+        assert self._file is not None
+        os.write(self._file.fileno(), content[: int(len(content) * written)])
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogFile, "append", part)
+        with pytest.raises(Killed):
+            pump.drain()
+    (tmp_path / "other").write_text("not a log of ours")
+    log.rename(tmp_path / "log.20261125")
+    successor = make_pump(log, source, slot, scratch)
+    with open_path(tmp_path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        successor.recover(directory)
+    os.write(writer.fileno(), b"five\n")
+    successor.drain()
+    before, after = contents(tmp_path / "log.20261125"), contents(log)
+    assert before + after == [b"one", b"two", b"three", b"four", b"five"]
+    assert before == ([b"one", b"two"] if written < 1 else [b"one", b"two", b"three", b"four"])
     writer.close()
     for each in (pump, successor):
         each._file.close()
@@ -151,15 +191,46 @@ def test_lines_longer_than_a_batch_and_short_ones_come_through_whole(tmp_path: P
     pump.close()
 
 
-def test_a_full_disk_does_not_stop_the_writer(scratch: tuple[Fd, Fd], tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    with mount.new_filesystem("tmpfs", [("size", "65536")]) as disk:
+        mount.attach(disk, directory)
+    yield directory
+    mount.unmount(directory)
+
+
+@requires("root")
+def test_a_full_disk_does_not_stop_the_writer_and_what_is_lost_is_told(
+    scratch: tuple[Fd, Fd], tmp_path: Path, small_disk: Path
+) -> None:
     source, writer = pipe()
-    file = streams.LogFile(open_path("/dev/full", os.O_WRONLY))
+    told: list[Gap] = []
+    path, ballast = small_disk / "log", small_disk / "ballast"
+    file = LogFile(open_path(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), told.append)
     pump = streams.PipeToLog(source, 1, file, Ledger(tmp_path / "ledger").slot("c" * 64, 1), scratch)
-    os.write(writer.fileno(), b"lost\n")
-    pump.drain()
-    assert file.lost_bytes > 0
-    os.write(writer.fileno(), b"lost too\n")
-    pump.drain()
+    lines = [b"%06d " % number + b"x" * 93 for number in range(1200)]
+
+    def write(first: int, last: int) -> None:
+        for number in range(first, last):
+            os.write(writer.fileno(), lines[number] + b"\n")
+            if number % 50 == 49:
+                pump.drain()
+        pump.drain()
+
+    ballast.write_bytes(b"x" * 20_000)
+    write(0, 1000)
+    assert told == [Gap("no space left on device")]
+    kept = contents(path)
+    assert 0 < len(kept) < 1000 and kept == lines[: len(kept)]
+    ballast.unlink()
+    write(1000, 1010)
+    _, ended = told
+    assert (ended.error, ended.lines) == ("", 1000 - len(kept))
+    assert ended.bytes > ended.lines * 100
+    assert contents(path) == [*lines[: len(kept)], *lines[1000:1010]]
     writer.close()
     assert not pump.pump()
     file.close()

@@ -12,6 +12,7 @@ import pytest
 from kernel.fd import Fd, open_path, pipe
 from runtime.monitor import streams
 from runtime.monitor.ledger import SLOT_COUNT, Ledger, Slot
+from runtime.monitor.log_file import LogFile
 
 
 @pytest.fixture
@@ -19,12 +20,12 @@ def make(tmp_path: Path) -> Iterator[Callable[[str], tuple[streams.PipeToLog, Fd
     """Pumps that share one scratch pipe, as all of a monitor's do: the pump, the container's end, the log."""
     reader, writer = pipe()
     ledger = Ledger(tmp_path / "ledger")
-    opened: list[Fd | streams.LogFile] = [reader, writer]
+    opened: list[Fd | LogFile] = [reader, writer]
 
     def start(name: str) -> tuple[streams.PipeToLog, Fd, Path]:
         source, theirs = pipe()
         log = tmp_path / name
-        file = streams.LogFile(open_path(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+        file = LogFile(open_path(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
         opened.extend((source, theirs, file))
         return streams.PipeToLog(source, 1, file, ledger.slot(name, 1), (reader, writer)), theirs, log
 
