@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import json
+import posixpath
 import socket
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from runtime.container import label
 from runtime.container.devices import find_devices
 from runtime.container.state import Container, ContainerState
 from runtime.errors import ContainerNotFound, ImageNotFound, InvalidArgument
+from runtime.image.records import Image
 from runtime.sandbox.state import Sandbox
 
 STATES = {
@@ -48,10 +51,12 @@ class Containers:
         sandbox.require_ready(f"create container {name}")
         if not request.config.image.image:
             raise InvalidArgument(f"create container {name}: image.image is empty")
-        image = self._node.images.find(request.config.image.image)
-        if image is None:
-            raise ImageNotFound(f"create container {name}: image {request.config.image.image} is not here, pull it first")
-        config = container_config(request.config, sandbox.config, image.id, image.config, host(sandbox))
+        image = self._find_image(f"create container {name}", request.config.image.image)
+
+        def volume(wanted: str) -> str:
+            return self._find_image("ImageVolumeMountFailed", wanted).id
+
+        config = container_config(request.config, sandbox.config, image.id, image.config, host(sandbox, volume))
         return api.CreateContainerResponse(container_id=self._node.create_container(sandbox.id, config))
 
     def start(self, request: api.StartContainerRequest) -> api.StartContainerResponse:
@@ -91,6 +96,12 @@ class Containers:
         self._node.reopen_log(container.id)
         return api.ReopenContainerLogResponse()
 
+    def _find_image(self, act: str, name: str) -> Image:
+        image = self._node.images.find(name)
+        if image is None:
+            raise ImageNotFound(f"{act}: image {name} is not here, pull it first")
+        return image
+
     def _find_or_none(self, prefix: str) -> Container | None:
         try:
             return self._node.find_container(prefix)
@@ -98,7 +109,7 @@ class Containers:
             return None
 
 
-def host(sandbox: Sandbox) -> Host:
+def host(sandbox: Sandbox, find_image: Callable[[str], str]) -> Host:
     """What only this node can tell about a container in *sandbox*."""
     return Host(
         hostname=sandbox.hostname or socket.gethostname(),
@@ -106,6 +117,7 @@ def host(sandbox: Sandbox) -> Host:
         capabilities=_known() if sandbox.config.uid_mappings else _grantable(),
         security_modules=label.modules(),
         find_devices=find_devices,
+        find_image=find_image,
         read_file=lambda path: Path(path).read_bytes(),
     )
 
@@ -173,12 +185,21 @@ def status(container: Container) -> api.ContainerStatus:
         message=container.message,
         labels=config.labels,
         annotations=config.annotations,
-        mounts=config.mounts,
+        mounts=mounts_of(container, config),
         log_path=container.config.log_path,
         resources=api.ContainerResources(linux=config.linux.resources),
         user=user_of(container),
         stop_signal=signals.to_api(container.config.stop_signal),
     )
+
+
+def mounts_of(container: Container, config: api.ContainerConfig) -> list[api.Mount]:
+    """The request's mounts, to the letter; of an image that is one, which it was found to be."""
+    found = {mount.destination: mount.source.partition("/")[0] for mount in container.config.spec.mounts if mount.type == "image"}
+    for mount in config.mounts:
+        if mount.image.image:
+            mount.image.image_ref = found["/" + posixpath.normpath(mount.container_path).lstrip("/")]
+    return list(config.mounts)
 
 
 def user_of(container: Container) -> api.ContainerUser:

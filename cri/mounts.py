@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Sequence
 
 from cri.api import api_pb2 as api
-from runtime.errors import InvalidArgument, Unsupported
+from runtime.errors import InvalidArgument
 from runtime.spec import defaults, schema
 
 _PROPAGATION = {
@@ -23,9 +23,12 @@ MAX_IDS = (1 << 32) - 1
 _EXTRA_OPTIONS = frozenset({"noexec", "nodev", "nosuid"})
 
 
-def mounts(wishes: Iterable[api.Mount], *, privileged: bool) -> list[schema.Mount]:
-    """All mounts of the container but the sandbox's files and /dev/shm, in the order of mounting."""
-    wanted = [bind(wish) for wish in wishes]
+def mounts(wishes: Iterable[api.Mount], *, privileged: bool, find_image: Callable[[str], str]) -> list[schema.Mount]:
+    """All mounts of the container but the sandbox's files and /dev/shm, in the order of mounting.
+
+    *find_image* gives the id of an image by name or id; it raises ImageNotFound.
+    """
+    wanted = [image(wish, find_image) if wish.image.image else bind(wish) for wish in wishes]
     taken = {mount.destination for mount in wanted}
     usual = [mount for mount in defaults.mounts(privileged=privileged) if mount.destination not in taken]
     # sorted() is stable: mounts at one place keep the order they were asked for in.
@@ -33,18 +36,13 @@ def mounts(wishes: Iterable[api.Mount], *, privileged: bool) -> list[schema.Moun
 
 
 def bind(wish: api.Mount) -> schema.Mount:
-    """One mount of the request.  Raises InvalidArgument for what contradicts itself, Unsupported for images."""
-    where = f"mount {wish.container_path or '(no container_path)'}"
-    if wish.image.image or wish.image_sub_path:
-        raise Unsupported(f"{where}: images as volumes are not supported yet")
-    if not wish.container_path.startswith("/"):
-        raise InvalidArgument(f"{where}: container_path must be absolute")
+    """One mount of something of the host's.  Raises InvalidArgument for what contradicts itself."""
+    where = _where(wish)
+    if wish.image_sub_path:
+        raise InvalidArgument(f"{where}: image_sub_path is given, and no image")
+    destination = _destination(wish, where)
     if not wish.host_path.startswith("/"):
         raise InvalidArgument(f"{where}: host_path {wish.host_path!r} must be absolute")
-    # normpath keeps two leading slashes, as POSIX lets it.
-    destination = "/" + posixpath.normpath(wish.container_path).lstrip("/")
-    if destination == "/":
-        raise InvalidArgument(f"{where}: a mount cannot take the place of the container's root")
     return schema.Mount(
         destination=destination,
         type="bind",
@@ -53,6 +51,27 @@ def bind(wish: api.Mount) -> schema.Mount:
         uid_mappings=id_mappings(wish.uidMappings, f"{where}: uidMappings"),
         gid_mappings=id_mappings(wish.gidMappings, f"{where}: gidMappings"),
     )
+
+
+def image(wish: api.Mount, find_image: Callable[[str], str]) -> schema.Mount:
+    """An image as a volume, in the words of runtime/image_files.py.
+
+    Raises InvalidArgument, whose text begins as a kubelet's metrics know it.
+    """
+    where = f"ImageVolumeMountFailed: {_where(wish)}"
+    destination = _destination(wish, where)
+    if wish.host_path:
+        raise InvalidArgument(f"{where}: host_path and image are both given")
+    if not wish.readonly:
+        raise InvalidArgument(f"{where}: an image can only be mounted readonly")
+    if wish.propagation != api.PROPAGATION_PRIVATE:
+        raise InvalidArgument(f"{where}: an image takes PROPAGATION_PRIVATE alone")
+    path = wish.image_sub_path
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        raise InvalidArgument(f"{where}: image_sub_path {path!r} is not a relative path without '..'")
+    # Owners are seen through the pod's users anyway: uidMappings can say nothing else.
+    source = f"{find_image(wish.image.image)}/{posixpath.normpath(path) if path else ''}"
+    return schema.Mount(destination=destination, type="image", source=source, options=["ro", *_extra_options(wish, where)])
 
 
 def id_mappings(wishes: Sequence[api.IDMapping], where: str) -> list[schema.IdMapping]:
@@ -99,15 +118,33 @@ def _options(wish: api.Mount, where: str) -> list[str]:
         raise InvalidArgument(f"{where}: recursive_read_only needs readonly")
     if wish.recursive_read_only and wish.propagation != api.PROPAGATION_PRIVATE:
         raise InvalidArgument(f"{where}: recursive_read_only needs PROPAGATION_PRIVATE")
-    if unknown := sorted(set(wish.mount_options) - _EXTRA_OPTIONS):
-        raise InvalidArgument(f"{where}: unknown mount option {unknown[0]!r}")
     access = "ro" if wish.readonly else "rw"
     recursive = ["rro"] if wish.recursive_read_only else []
     if bool(wish.uidMappings) != bool(wish.gidMappings):
         raise InvalidArgument(f"{where}: uidMappings and gidMappings: one goes with the other")
     # With everything below, as the mount itself: what is seen there unmapped would be nobody's.
     mapped = ["ridmap"] if wish.uidMappings else []
-    return [_PROPAGATION[wish.propagation], access, *recursive, *wish.mount_options, *mapped]
+    return [_PROPAGATION[wish.propagation], access, *recursive, *_extra_options(wish, where), *mapped]
+
+
+def _extra_options(wish: api.Mount, where: str) -> list[str]:
+    if unknown := sorted(set(wish.mount_options) - _EXTRA_OPTIONS):
+        raise InvalidArgument(f"{where}: unknown mount option {unknown[0]!r}")
+    return list(wish.mount_options)
+
+
+def _where(wish: api.Mount) -> str:
+    return f"mount {wish.container_path or '(no container_path)'}"
+
+
+def _destination(wish: api.Mount, where: str) -> str:
+    if not wish.container_path.startswith("/"):
+        raise InvalidArgument(f"{where}: container_path must be absolute")
+    # normpath keeps two leading slashes, as POSIX lets it.
+    destination = "/" + posixpath.normpath(wish.container_path).lstrip("/")
+    if destination == "/":
+        raise InvalidArgument(f"{where}: a mount cannot take the place of the container's root")
+    return destination
 
 
 def _access(wish: api.Device) -> str:

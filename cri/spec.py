@@ -34,6 +34,8 @@ class Host:
     security_modules: Collection[str]
     #: The devices at or below a path of the host.
     find_devices: Callable[[str], list[schema.Device]]
+    #: The id of an image by what a request calls it.
+    find_image: Callable[[str], str]
     #: The content of a profile's file.
     read_file: Callable[[str], bytes]
 
@@ -87,7 +89,7 @@ def _spec(config: api.ContainerConfig, sandbox: SandboxConfig, image: ImageConfi
     return schema.Spec(
         root=schema.Root(path="rootfs", readonly=context.readonly_rootfs),
         process=process,
-        mounts=mounts.mounts(config.mounts, privileged=context.privileged),
+        mounts=mounts.mounts(config.mounts, privileged=context.privileged, find_image=host.find_image),
         linux=schema.Linux(
             namespaces=_namespaces(sandbox, pid_mode, privileged=context.privileged),
             devices=nodes,

@@ -1,4 +1,4 @@
-"""A file system of our own that nobody else sees, and mounts of single files of it.
+"""Mounts of what lies inside a file system that is in no mount table; and one of our own to make single files on.
 
 Since Linux 6.15 it is in no mount table and copied from there.  Before, the kernel copies only what is mounted (EINVAL), so
 it is put into a mount namespace that no process is in, and copied by a thread that enters it.
@@ -13,6 +13,23 @@ from kernel import mount
 from kernel._linux import lib
 from kernel.fd import Fd
 from kernel.namespace import in_namespace, in_new_thread, open_namespace, unshare
+from kernel.resolve import open_in_root
+
+
+def clone_inside(files: Fd, path: str) -> Fd:
+    """A detached mount of the directory at *path* inside the detached mount *files*, with its attributes.
+
+    Links in it lead nowhere outside.  Raises OSError for a path that is no directory there.
+    """
+
+    def work() -> Fd:
+        unshare(lib.CLONE_FS | lib.CLONE_NEWNS)
+        mount.set_propagation("/", "private", recursive=True)
+        mount.attach(files, "/proc")  # a directory on every host; the kernel copies what is mounted
+        with open_in_root(files, path, os.O_PATH | os.O_DIRECTORY) as found:
+            return mount.clone_tree("", directory=found)
+
+    return in_new_thread(work)
 
 
 class Workshop:

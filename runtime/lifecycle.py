@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd, open_path
-from runtime import history, snapshot
+from runtime import history, image_files, snapshot
 from runtime.container import device_filter, ground, init, resources
 from runtime.container.complete import complete_spec
 from runtime.container.config import ContainerConfig
@@ -36,7 +36,6 @@ from runtime.context import Context
 from runtime.errors import (
     ContainerNotFound,
     ContainerNotRunning,
-    ImageNotFound,
     InvalidArgument,
     KerneletError,
     MonitorLost,
@@ -67,18 +66,19 @@ def create(context: Context, sandbox_id: str, config: ContainerConfig) -> str:
     known = _find_attempt(context, sandbox.id, config)
     if known is not None:
         return known.id
-    image = context.images.find(config.image)
-    if image is None:
-        raise ImageNotFound(f"create container {config.name}: image {config.image}: not on this node; pull it first")
+    images = image_files.of(context, config)
     container = Container(
-        id=inventory.new_id(), sandbox_id=sandbox.id, config=config, image_id=image.id, created_at_ns=inventory.now()
+        id=inventory.new_id(), sandbox_id=sandbox.id, config=config, image_id=images[0].id, created_at_ns=inventory.now()
     )
-    container.cgroup, container.chain_ids = f"{sandbox.cgroup_parent}/{container.id}", list(image.chain_ids)
+    container.cgroup = f"{sandbox.cgroup_parent}/{container.id}"
+    container.chain_ids = [chain_id for image in images for chain_id in image.chain_ids]
     context.journal.begin(container.id, CREATE)
     with context.unrecorded(container.id, lambda: take_over(context, container, settled=True)):
         try:
-            with context.images.hold(image):
-                container.pid = _launch(context, sandbox, container, context.images.lower_directories(image))
+            with contextlib.ExitStack() as held:
+                for image in images:
+                    held.enter_context(context.images.hold(image))
+                container.pid = _launch(context, sandbox, container, context.images.lower_directories(images[0]))
                 inventory.save_container(container, finishes=CREATE)
         except BaseException:
             try:
@@ -142,7 +142,7 @@ def remove(context: Context, container_id: str) -> None:
         context.journal.begin(container.id, REMOVE)
         destroy(context, container.id, context.cgroup(container.cgroup))
         context.inventory.drop_container(container.id, finishes=REMOVE)
-    if context.images.find(container.image_id) is None:
+    if any(context.images.find(image_id) is None for image_id in image_files.ids_of(container.config)):
         context.images.collect()  # it was removed before this container, which was the last to need its layers
 
 
@@ -257,12 +257,13 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
     device_filter.apply(cgroup, linux)
     snapshot.prepare(paths, container.id)
     with contextlib.ExitStack() as opened:
-        root = opened.enter_context(_mount_root(context, sandbox, container, lower))
+        root = opened.enter_context(image_files.mount_root(context, sandbox, container, lower))
         target = _find_target(context, container)
         spec = complete_spec(paths, sandbox, container, root, target.pid if target else None)
         for mount in spec.mounts:
             require_shared(mount)
-        prepared = ground.prepare(spec, root, attach_point=paths.attach_point, in_cgroup=True, by_monitor=True)
+        made = image_files.mount_volumes(context, sandbox, container, spec.mounts)
+        prepared = ground.prepare(spec, root, attach_point=paths.attach_point, in_cgroup=True, by_monitor=True, made=made)
         opened.callback(prepared.close)
         if target is not None and not is_init_of(target):  # its pid namespace was opened by number: was it still it?
             raise ContainerNotRunning(f"create container {container.config.name}: {target.config.name} has just ended")
@@ -300,16 +301,6 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
             raise StartFailed(f"create container {container.config.name}: {reason}")
         history.save(run_dir, program, report.read(), names_of(spec, prepared.facts))
     return launched.pid
-
-
-def _mount_root(context: Context, sandbox: Sandbox, container: Container, lower: list[Path]) -> Fd:
-    """The container's root; in a pod with a user namespace its files belong to the pod's users."""
-    config = sandbox.config
-    if not config.uid_mappings:
-        return snapshot.mount(context.paths, container.id, lower)
-    with open_path(context.paths.run_sandbox(sandbox.id) / "user") as namespace:
-        users = snapshot.Users(namespace, config.uid_mappings, config.gid_mappings)
-        return snapshot.mount(context.paths, container.id, lower, users=users)
 
 
 def _find_target(context: Context, container: Container) -> Container | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
-from runtime import exec_process, execution, facilities, health, history, lifecycle, recovery, session, snapshot
+from runtime import exec_process, execution, facilities, health, history, image_files, lifecycle, recovery, session, snapshot
 from runtime.cgroups import Name
 from runtime.cgroups.drivers import driver
 from runtime.container.config import ContainerConfig
@@ -141,7 +141,7 @@ class Node:
 
     def is_in_use(self, image_id: str) -> bool:
         """Whether a container was made from the image."""
-        return any(container.image_id == image_id for container in self.containers())
+        return any(image_id in image_files.ids_of(container.config) for container in self.containers())
 
     @property
     def monitor_pid(self) -> int:

@@ -13,6 +13,7 @@ the daemon, which knows that it was shut down in order, wants to use again.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -24,12 +25,15 @@ from kernel import mount as mounts
 from kernel.errors import call_of
 from kernel.fd import Fd, open_path
 from kernel.program import Flags
+from kernel.workshop import clone_inside
 from runtime.container import userns
 from runtime.errors import InvalidArgument, KerneletError, Unsupported
 from runtime.paths import Paths
 from runtime.spec.schema import IdMapping
 
 UPPER, WORK = "upper", "work"
+#: An empty directory, below the layers of an image that is mounted as it is.
+NOTHING = "nothing"
 #: The mark of a volatile mount, below the work directory.
 VOLATILE_MARK = ("work", "incompat", "volatile")
 
@@ -104,6 +108,27 @@ def can_map_ids(paths: Paths) -> bool:
     except (OSError, KerneletError):
         return False
     return True
+
+
+def mount_image(paths: Paths, container_id: str, lower: Sequence[Path], path: str, *, users: Users | None = None) -> Fd:
+    """The directory *path* of an image as a detached mount that nobody can write through, whatever his rights.
+
+    An overlay without a writable directory is read-only as a file system, not just where it is mounted.  It takes two
+    layers, so there is an empty one below.  Raises InvalidArgument when there is no such directory in the image.
+    """
+    nothing = paths.container(container_id) / NOTHING
+    nothing.mkdir(mode=0o755, exist_ok=True)
+    whole = _mount_overlay([*lower, nothing], None, [], users)
+    mounts.set_attributes(whole, add=Flags(("MOUNT_ATTR_RDONLY", "MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV")).value())
+    if not path.strip("/"):
+        return whole
+    with whole:
+        try:
+            return clone_inside(whole, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+                raise
+            raise InvalidArgument(f"image_sub_path {path!r}: no such directory in the image") from None
 
 
 def remove(paths: Paths, container_id: str) -> None:

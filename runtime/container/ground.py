@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from kernel import foreign_mount, procfs, terminal
@@ -65,6 +67,7 @@ def prepare(
     bundle: Path | None = None,
     rootfs: Path | None = None,
     cgroup: Path | None = None,
+    made: Mapping[int, Fd] = MappingProxyType({}),
 ) -> Ground:
     """Open and check what *spec* needs; *root* is the detached root mount, whose ownership passes to the result.
 
@@ -75,6 +78,7 @@ def prepare(
     *exactly*: bind mounts get the flags that are said and no others, as from other command lines; else they keep what
     their sources have, nosuid for one.
     *cgroup* is the container's directory of the v2 tree, which it sees when it has no cgroup namespace of its own.
+    *made* are detached mounts for entries of the spec's mounts, by index, that the caller knows how to make.
 
     Raises InvalidSpec, Unsupported, HostPathNotFound, or OSError naming the path; nothing stays open then.
     """
@@ -83,27 +87,21 @@ def prepare(
         needs_pause = refuse_unsupported(spec, can_pause=can_pause)
         refuse_shared_mounts(spec)
         ground_mounts.settle(spec, bundle, rootfs)
-        builder.open_namespaces()
-        own_procfs = builder.open_procfs()
-        is_foreign = builder.user_namespace is not None  # what was made ready belongs to the node's
-        has_ready_dev = by_monitor and not is_foreign and not builder.context and has_standard_dev(spec)
-        mounts = builder.lay_mounts(Asked(rootfs, cgroup, is_copied=in_order, exactly=exactly, has_ready_dev=has_ready_dev))
-        keep, ready = builder.keep, mounts.ready_dev
-        devices = ground_devices.see_to(spec, mounts.tree, keep, ready, in_user_namespace=is_foreign)
-        masked = builder.find_masked(mounts.tree)
+        asked = Asked(rootfs, cgroup, made, is_copied=in_order, exactly=exactly, has_ready_dev=by_monitor)
+        found, own_procfs = builder.look(asked)
     except BaseException:
         builder.close()
         raise
     builder.let_go()
-    found = builder.facts(mounts, masked, devices)
+    has_own_users = found.user_namespace is not None
     facts = replace(
         found,
         attach_point=os.fspath(attach_point),
         pivots=pivots,
         hidden=() if pivots else ground_mounts.kernel_mounts(),
         # A hook is found in the node's tree, and the owner of another user namespace may not enter the void.
-        begins_empty=by_monitor and pivots and not needs_pause and found.user_namespace is None and _has_new_mounts(spec),
-        has_empty_directory=by_monitor and not is_foreign and not builder.context,
+        begins_empty=by_monitor and pivots and not needs_pause and not has_own_users and _has_new_mounts(spec),
+        has_empty_directory=by_monitor and not has_own_users and not builder.context,
         in_cgroup=in_cgroup,
         has_reaper=has_reaper,
         pauses=needs_pause,
@@ -126,6 +124,16 @@ class _Builder:
         self.context = spec.linux.mount_label if SELINUX.exists() else ""
         self._held: list[Fd | Mounts] = []
         self.root_number = self.keep(root)
+
+    def look(self, asked: Asked) -> tuple[Facts, int | None]:
+        """Open the namespaces and what is mounted, see to devices and to what is hidden; also a procfs, if one is needed."""
+        self.open_namespaces()
+        own_procfs = self.open_procfs()
+        is_foreign = self.user_namespace is not None  # what was made ready belongs to the node's
+        is_standard = not is_foreign and not self.context and has_standard_dev(self._spec)
+        mounts = self.lay_mounts(replace(asked, has_ready_dev=asked.has_ready_dev and is_standard))
+        devices = ground_devices.see_to(self._spec, mounts.tree, self.keep, mounts.ready_dev, in_user_namespace=is_foreign)
+        return self.facts(mounts, self.find_masked(mounts.tree), devices), own_procfs
 
     def close(self) -> None:
         self.let_go()

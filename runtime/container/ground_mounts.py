@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +97,8 @@ class Asked:
     rootfs: Path | None
     """Where the root is on the node, if it is a directory there."""
     cgroup: Path | None
+    made: Mapping[int, Fd]
+    """Detached mounts that the caller made, by index into the spec's mounts."""
     is_copied: bool
     exactly: bool
     has_ready_dev: bool
@@ -196,6 +198,10 @@ class Mounts:
 
     def _open(self, index: int, mount: schema.Mount, options: Options) -> Fd | None:
         """What can be made ready now; None for what init makes itself."""
+        if index in self._asked.made:
+            file = self._take(index, self._asked.made[index])
+            apply_attributes(file, mount, options)
+            return file
         if is_bind(mount):
             late = self._inside(mount)
             if late is not None:

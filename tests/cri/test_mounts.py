@@ -8,7 +8,7 @@ import pytest
 
 from cri import mounts
 from cri.api import api_pb2 as api
-from runtime.errors import InvalidArgument, Unsupported
+from runtime.errors import InvalidArgument
 from runtime.spec import defaults, schema
 
 WHOLE = api.IDMapping(length=65536, host_id=100000)
@@ -54,7 +54,7 @@ def test_options(fields: dict[str, Any], options: list[str]) -> None:
         ({"container_path": "/x/.."}, InvalidArgument, "container's root"),
         ({"container_path": "//"}, InvalidArgument, "container's root"),
         ({"mount_options": ["suid"]}, InvalidArgument, "unknown mount option 'suid'"),
-        ({"image": api.ImageSpec(image="a")}, Unsupported, "images as volumes"),
+        ({"image_sub_path": "etc"}, InvalidArgument, "image_sub_path is given, and no image"),
         ({"uidMappings": [api.IDMapping(length=1)]}, InvalidArgument, "one goes with the other"),
         ({"uidMappings": [api.IDMapping()], "gidMappings": [api.IDMapping(length=1)]}, InvalidArgument, "uidMappings: 0 ids"),
     ],
@@ -62,6 +62,37 @@ def test_options(fields: dict[str, Any], options: list[str]) -> None:
 def test_what_cannot_work_is_refused(fields: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         mounts.bind(wish(**fields))
+
+
+def volume(**fields: Any) -> api.Mount:
+    values: dict[str, Any] = {"host_path": "", "image": api.ImageSpec(image="web"), "readonly": True}
+    return wish(**(values | fields))
+
+
+def test_an_image_is_a_volume_that_nobody_writes_to() -> None:
+    wishes = [volume(), volume(container_path="/etc//x/", image_sub_path="a/./b/", mount_options=["noexec"])]
+    placed = mounts.mounts(wishes, privileged=False, find_image=lambda name: f"sha256:{name}")
+    assert [mount for mount in placed if mount.type == "image"] == [
+        schema.Mount(destination="/data", type="image", source="sha256:web/", options=["ro"]),
+        schema.Mount(destination="/etc/x", type="image", source="sha256:web/a/b", options=["ro", "noexec"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"readonly": False}, "can only be mounted readonly"),
+        ({"host_path": "/srv"}, "host_path and image are both given"),
+        ({"image_sub_path": "../x"}, "is not a relative path without"),
+        ({"image_sub_path": "/etc"}, "is not a relative path without"),
+        ({"propagation": api.PROPAGATION_BIDIRECTIONAL}, "takes PROPAGATION_PRIVATE alone"),
+        ({"mount_options": ["rw"]}, "unknown mount option 'rw'"),
+        ({"container_path": "/"}, "container's root"),
+    ],
+)
+def test_a_wrong_volume_is_refused_as_a_kubelet_counts_it(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^ImageVolumeMountFailed: mount /.*{message}"):
+        mounts.mounts([volume(**fields)], privileged=False, find_image=str)
 
 
 def test_parents_come_before_their_children_and_equals_stay_in_order() -> None:
@@ -72,14 +103,15 @@ def test_parents_come_before_their_children_and_equals_stay_in_order() -> None:
         wish(container_path="/a/", host_path="/4"),
         wish(container_path="/dev/termination-log", host_path="/5"),
     ]
-    placed = [mount.source for mount in mounts.mounts(wishes, privileged=False) if mount.type == "bind"]
+    placed = [mount.source for mount in mounts.mounts(wishes, privileged=False, find_image=str) if mount.type == "bind"]
     assert placed == ["/4", "/2", "/3", "/5", "/1"]
-    destinations = [mount.destination for mount in mounts.mounts(wishes, privileged=False)]
+    destinations = [mount.destination for mount in mounts.mounts(wishes, privileged=False, find_image=str)]
     assert destinations.index("/dev") < destinations.index("/dev/termination-log")
 
 
 def test_the_request_takes_the_place_of_a_default() -> None:
-    result = mounts.mounts([wish(container_path="/sys/fs/cgroup/"), wish(container_path="/dev/shm")], privileged=False)
+    wishes = [wish(container_path="/sys/fs/cgroup/"), wish(container_path="/dev/shm")]
+    result = mounts.mounts(wishes, privileged=False, find_image=str)
     by_path = {mount.destination: mount for mount in result}
     assert by_path["/sys/fs/cgroup"].type == by_path["/dev/shm"].type == "bind"
     assert len(result) == len(by_path) == len(defaults.mounts()) + 1

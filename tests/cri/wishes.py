@@ -42,7 +42,12 @@ def no_file(path: str) -> bytes:
 def host(find_devices: Callable[[str], list[schema.Device]] = no_devices, read_file: Callable[[str], bytes] = no_file) -> Host:
     modules = ("apparmor", "selinux")
     return Host(
-        hostname="node", capabilities=KNOWN, security_modules=modules, find_devices=find_devices, read_file=read_file
+        hostname="node",
+        capabilities=KNOWN,
+        security_modules=modules,
+        find_devices=find_devices,
+        find_image=lambda name: f"id-of-{name}",
+        read_file=read_file,
     )
 
 
