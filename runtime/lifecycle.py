@@ -106,6 +106,7 @@ def start(context: Context, container_id: str) -> None:
             launched = context.monitor.start(container.id)
             if launched.failed is not None:
                 _fail_start(context, container, launched.errno)
+            context.inventory.has_started(container.id)
         except ProcessLookupError:
             raise WrongState(f"start container {container.config.name}: it ended before it was started") from None
         finally:

@@ -10,7 +10,7 @@ import logging
 import queue
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
@@ -21,6 +21,7 @@ from runtime.container.config import ContainerConfig
 from runtime.container.state import Container
 from runtime.context import Context
 from runtime.errors import KerneletError, MonitorLost
+from runtime.events import Listener
 from runtime.execution import ExecResult
 from runtime.image.records import Usage
 from runtime.image.store import ImageStore
@@ -154,6 +155,10 @@ class Node:
     def faults(self) -> list[str]:
         """What keeps this daemon from its work, in words; blocks for some seconds at most."""
         return health.faults(self._store, self._context.monitor)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have *listener* told of every change to sandboxes and containers; what is returned ends that."""
+        return self._context.inventory.listen(listener)
 
     # What it uses.
 
