@@ -29,8 +29,10 @@ cni_plugin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 [registry]
 insecure = []                             # reload.  hosts asked by plain http, as "registry.lan:5000"; localhost needs no entry
 
-[registry.mirrors]                        # reload.  where to ask instead, by the host in an image's name
+[registry.mirrors]                        # reload.  who is asked first, by the host in an image's name, or "*"; names keep it
 # "docker.io" = "https://mirror.lan"
+# "registry.k8s.io" = ["http://127.0.0.1:5000", "https://mirror.lan"]             # in order, then the registry itself
+# "quay.io" = { urls = ["https://mirror.lan/quay"], fall_back = false }           # the registry itself never
 """
 
 from __future__ import annotations
@@ -42,11 +44,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
+from urllib.parse import urlsplit
 
 from cri import toml
 from cri.toml import Reader
 from runtime import cgroups
 from runtime.errors import InvalidArgument
+from runtime.image.mirrors import Mirrors
 from runtime.network.cni import CONFIG_DIRECTORY, PROGRAM_DIRECTORIES
 from runtime.network.selection import Kind
 from runtime.paths import Paths
@@ -79,7 +83,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True)
 class RegistryConfig:
-    mirrors: Mapping[str, str] = field(default_factory=dict)
+    mirrors: Mapping[str, Mirrors] = field(default_factory=dict)
     insecure: tuple[str, ...] = ()
 
 
@@ -211,11 +215,22 @@ def _network(read: Reader) -> NetworkConfig:
 
 
 def _registry(read: Reader) -> RegistryConfig:
-    mirrors = read.table("mirrors")
-    for host, url in mirrors.items():
-        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise read.wrong(f"mirrors.{host!r}", f"{url!r} is not an http or https address")
+    mirrors = {host: _mirrors(host, entry) for host, entry in read.table("mirrors").items()}
     return RegistryConfig(mirrors=mirrors, insecure=read.strings("insecure", (), "hosts"))
+
+
+def _mirrors(host: str, entry: object) -> Mirrors:
+    """The mirrors of *host*: one URL, several, or a table that says whether the registry itself is asked after them."""
+    where = f"registry.mirrors.{host!r}"
+    table = entry if isinstance(entry, dict) else {"urls": [entry] if isinstance(entry, str) else entry}
+    read = Reader(table, Mirrors, f"{where}.")
+    urls = read.strings("urls", (), "http or https addresses")
+    for url in urls:
+        if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
+            raise InvalidArgument(f"{where}: {url!r} is not an http or https address")
+    if not urls:
+        raise InvalidArgument(f"{where}: names no mirror")
+    return Mirrors(urls, fall_back=read.boolean("fall_back", True))
 
 
 def _cgroup(read: Reader, key: str, default: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -30,13 +31,17 @@ from runtime.image.layer import Limits
 from runtime.image.manifest import Descriptor
 from runtime.image.records import Image, ImageRecord, LayerRow, chain_ids_of
 from runtime.image.reference import Reference, parse_reference
-from runtime.image.registry import Registry
+from runtime.image.registry import Registry, Repository
 from runtime.image.store import ImageStore
 
+#: What a kubelet knows a failure by (runtime.errors.RegistryUnavailable).
+UNAVAILABLE = "RegistryUnavailable: "
 #: Layers of one pull at a time.  Inflating and hashing release the GIL; more only contend for it.
 WORKERS = 4
 #: Layers being unpacked at a time on this node, by all pulls together.
 SLOTS = threading.BoundedSemaphore(max(2, min(4, os.cpu_count() or 1)))
+
+logger = logging.getLogger(__name__)
 
 
 def pull(
@@ -53,20 +58,42 @@ def pull(
     Raises InvalidReference, Cancelled soon after *cancelled* is set, RegistryUnavailable, or another ImagePullFailed.
     """
     wanted = parse_reference(reference)
-    try:
-        with ExitStack() as held:
-            cancellation = held.enter_context(Cancellation(cancelled))
-            repository = held.enter_context(registry.open(wanted, cancellation, credentials=credentials))
-            flight = held.enter_context(images.flights.join(f"image:{wanted}"))
-            held.enter_context(flight.lead(cancellation.check))
-            announced = repository.head(wanted.target)
-            root = wanted.digest or announced
-            known = None if announced is None or root is None else images.resolved(wanted, root)
-            return known or _install(images, repository, wanted, root or wanted.target, cancellation, limits or Limits())
-    except RegistryUnavailable:
-        raise
-    except ImagePullFailed as error:
-        raise type(error)(f"pull {wanted}: {error}") from error
+    *mirrors, last = registry.endpoints(wanted)
+    failures: list[str] = []
+    with ExitStack() as held:
+        flight = held.enter_context(images.flights.join(f"image:{wanted}"))
+        for endpoint in (*mirrors, last):
+            with Cancellation(cancelled) as cancellation:
+                try:
+                    with registry.open(wanted, cancellation, endpoint=endpoint, credentials=credentials) as repository:
+                        return _pull_from(images, repository, wanted, flight, cancellation, limits or Limits())
+                except ImagePullFailed as error:
+                    if endpoint is last:
+                        raise _told(error, wanted, failures) from error
+                    logger.warning("pull %s: its mirror %s is passed over: %s", wanted, endpoint.url, error)
+                    failures.append(f"its mirror {endpoint.url}: {str(error).removeprefix(UNAVAILABLE)}")
+    raise AssertionError("the last one returns or raises")
+
+
+def _pull_from(
+    images: ImageStore,
+    repository: Repository,
+    wanted: Reference,
+    flight: Flight,
+    cancellation: Cancellation,
+    limits: Limits,
+) -> Image:
+    with flight.lead(cancellation.check):
+        announced = repository.head(wanted.target)
+        root = wanted.digest or announced
+        known = None if announced is None or root is None else images.resolved(wanted, root)
+        return known or _install(images, repository, wanted, root or wanted.target, cancellation, limits)
+
+
+def _told(error: ImagePullFailed, wanted: Reference, failures: list[str]) -> ImagePullFailed:
+    """*error* with what is pulled, and what mirrors said before; where a kubelet knows the beginning, that stays."""
+    text = "; before that, ".join([str(error), *failures[:1]]) + "".join(f"; {failure}" for failure in failures[1:])
+    return type(error)(text if isinstance(error, RegistryUnavailable) else f"pull {wanted}: {text}")
 
 
 def load(images: ImageStore, source: Source, reference: str, root: str, *, cancelled: threading.Event | None = None) -> Image:

@@ -26,6 +26,7 @@ from runtime.image.cancellation import Cancellation
 from runtime.image.challenge import parse_challenges
 from runtime.image.content import CHUNK, digest_of
 from runtime.image.manifest import INDEX_TYPES, MANIFEST_LIMIT, MANIFEST_TYPES, Descriptor
+from runtime.image.mirrors import Endpoint, Mirrors, Routes
 from runtime.image.reference import DEFAULT_DOMAIN, Reference, is_digest
 from runtime.image.wire import READ_SECONDS, Wire, is_loopback, unavailable
 
@@ -49,7 +50,7 @@ class Fetched:
 class Registry:
     """How this node reaches registries.
 
-    *mirrors* maps a registry's host to the base URL that is asked in its place, for pulls only.
+    *mirrors* are asked in a registry's place, by its host, for pulls only.
     *plain_hosts* ("host" or "host:port") may be spoken to over HTTP, as loopback addresses may.
     *certificates* is a file of authorities trusted beside the system's.
     """
@@ -57,27 +58,38 @@ class Registry:
     def __init__(
         self,
         *,
-        mirrors: Mapping[str, str] | None = None,
+        mirrors: Mapping[str, Mirrors] | None = None,
         plain_hosts: Collection[str] = (),
         certificates: Path | None = None,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         self.tokens = Tokens()
-        self._mirrors = dict(mirrors or {})
-        mirrored = [urlsplit(url).netloc for url in self._mirrors.values() if url.startswith("http://")]
-        self._plain_hosts = frozenset([*plain_hosts, *mirrored])
+        self._routes = Routes(mirrors or {})
+        self._plain_hosts = frozenset([*plain_hosts, *self._routes.plain_hosts()])
         self._certificates = certificates
         self._read_seconds = read_seconds
         self._context: ssl.SSLContext | None = None
 
+    def endpoints(self, reference: Reference) -> list[Endpoint]:
+        """Who is asked for *reference*, in order; at least one."""
+        return self._routes.to(reference.domain, self._base(reference.domain))
+
     @contextmanager
     def open(
-        self, reference: Reference, cancellation: Cancellation, *, credentials: Credentials | None = None, push: bool = False
+        self,
+        reference: Reference,
+        cancellation: Cancellation,
+        *,
+        endpoint: Endpoint | None = None,
+        credentials: Credentials | None = None,
+        push: bool = False,
     ) -> Iterator[Repository]:
-        """The repository of *reference*, for one operation."""
-        base = None if push else self._mirrors.get(reference.domain)
-        mirrored = base is not None
-        base = self._base(reference.domain) if base is None else base.rstrip("/")
+        """The repository of *reference* at *endpoint*, else at the first, for one operation; a *push* goes to the registry."""
+        if push:
+            endpoint = Endpoint(self._base(reference.domain), is_mirror=False)
+        elif endpoint is None:
+            endpoint = self.endpoints(reference)[0]
+        base, mirrored = endpoint.url, endpoint.is_mirror
         if credentials is not None and not credentials.fits(urlsplit(base).netloc if mirrored else reference.domain):
             credentials = None
         if mirrored and credentials is not None and not credentials.server_address:

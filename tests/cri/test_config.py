@@ -11,6 +11,7 @@ import pytest
 
 from cri import config
 from runtime.errors import InvalidArgument
+from runtime.image.mirrors import Mirrors
 
 
 def test_an_empty_file_is_the_default() -> None:
@@ -46,7 +47,7 @@ def test_every_key() -> None:
         cgroup_parent="/pods",
         log=config.LogConfig(level="warning", format="json"),
         network=config.NetworkConfig(bridge="k-0", subnet=ipaddress.IPv4Network("10.1.0.0/24")),
-        registry=config.RegistryConfig(mirrors={"docker.io": "https://mirror"}, insecure=("a:5000",)),
+        registry=config.RegistryConfig(mirrors={"docker.io": Mirrors(("https://mirror",))}, insecure=("a:5000",)),
     )
     assert parsed.paths.run_dir == Path("/run/k")
 
@@ -77,6 +78,11 @@ def test_the_socket_goes_with_the_run_dir() -> None:
         ("[network]\ncni_plugin_dirs = ['bin']", "network.cni_plugin_dirs: each must be an absolute path"),
         ("[registry]\ninsecure = 'a'", "registry.insecure: not a list of hosts"),
         ("[registry.mirrors]\na = 'b'", "registry.mirrors.'a': 'b' is not an http or https address"),
+        ("[registry.mirrors]\na = 'http://'", "registry.mirrors.'a': 'http://' is not an http or https address"),
+        ("[registry.mirrors]\na = []", "registry.mirrors.'a': names no mirror"),
+        ("[registry.mirrors]\na = 5", "registry.mirrors.'a'.urls: not a list of http or https addresses"),
+        ("[registry.mirrors]\na = {url = 'http://b'}", "registry.mirrors.'a'.url: unknown key"),
+        ("[registry.mirrors]\na = {urls = ['http://b'], fall_back = 1}", "registry.mirrors.'a'.fall_back: not true or false"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, message: str) -> None:
@@ -117,7 +123,7 @@ def test_drop_ins_are_merged_in_the_order_of_their_names(tmp_path: Path) -> None
     loaded = config.load(file)
     assert loaded.cgroup_parent == "/b"
     assert loaded.network == config.NetworkConfig(bridge="k-0", subnet=ipaddress.IPv4Network("10.1.0.0/24"))
-    assert loaded.registry.mirrors == {"a": "http://a", "b": "http://b"}
+    assert loaded.registry.mirrors == {"a": Mirrors(("http://a",)), "b": Mirrors(("http://b",))}
     (dropins / "15.toml").write_text("[network]\nbrigde = ''")
     with pytest.raises(InvalidArgument, match=rf"^{dropins}/15.toml: network.brigde: unknown key$"):
         config.load(file)
@@ -129,3 +135,17 @@ def test_drop_ins_count_without_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "kernelet.toml.d").mkdir()
     (tmp_path / "kernelet.toml.d" / "a.toml").write_text('[log]\nlevel = "debug"\n')
     assert config.load(None).log.level == "debug"
+
+
+def test_mirrors_are_one_several_or_a_table() -> None:
+    text = """
+        [registry.mirrors]
+        a = "http://1.example"
+        "b:5000" = ["http://1.example", "https://2.example/b"]
+        "*" = { urls = ["https://3.example"], fall_back = false }
+    """
+    assert config.parse(text).registry.mirrors == {
+        "a": Mirrors(("http://1.example",), fall_back=True),
+        "b:5000": Mirrors(("http://1.example", "https://2.example/b"), fall_back=True),
+        "*": Mirrors(("https://3.example",), fall_back=False),
+    }

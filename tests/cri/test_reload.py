@@ -9,6 +9,7 @@ import pytest
 from cri.config import Config, parse
 from cri.reload import FIXED, Change, Reloader, changes
 from runtime.errors import InvalidArgument
+from runtime.image.mirrors import Mirrors
 
 
 def test_the_keys_that_differ_are_named() -> None:
@@ -17,7 +18,7 @@ def test_the_keys_that_differ_are_named() -> None:
     assert list(changes(before, after)) == [
         Change("cgroup_parent", "/kernelet", "/a"),
         Change("log.level", "info", "debug"),
-        Change("registry.mirrors", {}, {"a": "http://b"}),
+        Change("registry.mirrors", {}, {"a": Mirrors(("http://b",))}),
     ]
 
 

@@ -27,7 +27,8 @@ class Daemon:
         self.paths = paths
         self.log = paths.run_dir.parent / "daemon.log"
         self._config = paths.run_dir.parent / "kernelet.toml"
-        mirrors = "".join(f'"{host}" = "http://{registry}"\n' for host in MIRRORED) if registry else ""
+        mirror = f'{{ urls = ["http://{registry}"], fall_back = false }}'
+        mirrors = "".join(f'"{host}" = {mirror}\n' for host in MIRRORED) if registry else ""
         cluster = f'cni_config_dir = "{paths.run_dir.parent}/net.d"\n'
         if network is not None:
             cluster = f'kind = "cni"\ncni_config_dir = "{network.configurations}"\ncni_plugin_dirs = ["{network.programs}"]\n'

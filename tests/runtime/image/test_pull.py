@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from http.server import BaseHTTPRequestHandler
+from urllib.parse import quote
 
 import pytest
 
@@ -14,6 +16,7 @@ from runtime.errors import (
 from runtime.image.auth import Credentials
 from runtime.image.layerwriter import Compression, LayerWriter
 from runtime.image.manifest import OCI_INDEX
+from runtime.image.mirrors import Mirrors
 from runtime.image.pack import Package, Packer, pack_index
 from runtime.image.pull import load, pull
 from runtime.image.push import push
@@ -24,7 +27,7 @@ from runtime.paths import Paths
 from tests.runtime.image.conftest import left_behind
 from tests.runtime.image.serving import package, serving
 from tests.support.image import busybox_package
-from tests.support.registry import docker_registry, faulty_registry
+from tests.support.registry import docker_registry, faulty_registry, free_port, reply
 from tests.support.requires import requires
 
 
@@ -173,12 +176,67 @@ def test_with_name_and_password(images: ImageStore, registry: Registry) -> None:
 
 
 def test_a_mirror_is_asked_in_the_registry_s_place(images: ImageStore, distribution: str) -> None:
-    registry = Registry(mirrors={"registry.k8s.io": f"http://{distribution}"})
+    registry = Registry(mirrors={"registry.k8s.io": Mirrors((f"http://{distribution}",), fall_back=False)})
     made = package("a")
     push(registry, made, f"{distribution}/mirrored/app:1")
     image = pull(images, registry, "registry.k8s.io/mirrored/app:1")
     assert image.repo_tags == ("registry.k8s.io/mirrored/app:1",)
     assert image.repo_digests == (f"registry.k8s.io/mirrored/app@{made.root.digest}",)
+
+
+def test_mirrors_are_asked_in_order_and_then_the_registry(images: ImageStore, distribution: str) -> None:
+    asked: list[str] = []
+
+    def refusing(request: BaseHTTPRequestHandler) -> None:
+        asked.append(str(request.path))
+        reply(request, 404)
+
+    push(Registry(), package("a"), f"{distribution}/app:1")
+    with faulty_registry(refusing) as refuses:
+        nobody = f"http://127.0.0.1:{free_port()}"
+        mirrors = {distribution: Mirrors((nobody, f"http://{refuses}/prefix/"))}
+        image = pull(images, Registry(mirrors=mirrors), f"{distribution}/app:1")
+        assert image.repo_tags == (f"{distribution}/app:1",)
+        assert asked[0] == f"/prefix/v2/app/manifests/1?ns={quote(distribution)}"
+        every = Registry(mirrors={"*": Mirrors((f"http://{distribution}",))})
+        assert pull(images, every, "nowhere.example/app:1").id == image.id
+
+
+def test_a_mirror_that_breaks_off_leaves_nothing_to_the_next(
+    images: ImageStore, distribution: str, journal: Journal, paths: Paths
+) -> None:
+    made = package("a", "b")
+    push(Registry(), made, f"{distribution}/app:1")
+
+    def without_layers(request: BaseHTTPRequestHandler) -> None:
+        """A mirror that has the documents, and loses the rest."""
+        if "/blobs/" in request.path and list(made.layers)[-1] in request.path:
+            return reply(request, 404)
+        same = urllib.request.Request(
+            f"http://{distribution}{request.path}", headers={"Accept": request.headers["Accept"] or "*/*"}
+        )
+        with urllib.request.urlopen(same) as answer:
+            wanted = {"Content_Type": answer.headers["Content-Type"] or "", "Docker_Content_Digest": made.root.digest}
+            return reply(request, 200, answer.read(), **wanted)
+
+    with faulty_registry(without_layers) as address:
+        registry = Registry(mirrors={distribution: Mirrors((f"http://{address}",))})
+        assert pull(images, registry, f"{distribution}/app:1").repo_tags == (f"{distribution}/app:1",)
+    assert (os.listdir(paths.staging), journal.open_intents()) == ([], [])
+
+
+def test_what_all_of_them_said_is_told(images: ImageStore) -> None:
+    with (
+        faulty_registry(lambda request: reply(request, 404)) as first,
+        faulty_registry(lambda request: reply(request, 403)) as own,
+    ):
+        registry = Registry(mirrors={own: Mirrors((f"http://{first}",))})
+        message = rf"^pull {own}/app:1: http://{own}: .*HTTP 403\); before that, its mirror http://{first}: .*HTTP 404"
+        with pytest.raises(RegistryRefused, match=message):
+            pull(images, registry, f"{own}/app:1")
+        alone = Registry(mirrors={own: Mirrors((f"http://{first}",), fall_back=False)})
+        with pytest.raises(RegistryRefused, match=rf"^pull {own}/app:1: http://{first}: .*HTTP 404\)$"):
+            pull(images, alone, f"{own}/app:1")
 
 
 def test_an_index_in_itself_has_an_end(images: ImageStore, registry: Registry) -> None:

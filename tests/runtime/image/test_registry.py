@@ -16,6 +16,7 @@ from runtime.image.auth import Credentials, decode_auth
 from runtime.image.cancellation import Cancellation
 from runtime.image.content import digest_of
 from runtime.image.manifest import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
+from runtime.image.mirrors import Mirrors
 from runtime.image.reference import parse_reference
 from runtime.image.registry import Registry, Repository
 from tests.support.registry import CERTIFICATE, faulty_registry, reply
@@ -288,7 +289,7 @@ def test_credentials_are_not_shown_to_a_mirror() -> None:
         reply(request, 401, WWW_Authenticate="Basic realm=x")
 
     with faulty_registry(handle) as address:
-        registry = Registry(mirrors={"registry.example": f"http://{address}/"})
+        registry = Registry(mirrors={"registry.example": Mirrors((f"http://{address}/",))})
         with (
             opened("registry.example/x", registry, credentials=Credentials("u", "p")) as repository,
             pytest.raises(RegistryRefused, match="none were given"),
@@ -303,7 +304,7 @@ def test_credentials_are_not_shown_to_a_mirror() -> None:
 
 def test_tls_with_a_certificate_that_is_trusted_and_one_that_is_not() -> None:
     with faulty_registry(lambda request: reply(request, 200, CONTENT), tls=True) as address:
-        mirrors = {"registry.example": f"https://{address}"}
+        mirrors = {"registry.example": Mirrors((f"https://{address}",))}
         with opened("registry.example/x", Registry(mirrors=mirrors, certificates=CERTIFICATE)) as repository:
             assert repository.manifest("latest").content == CONTENT
         with (
@@ -316,7 +317,7 @@ def test_tls_with_a_certificate_that_is_trusted_and_one_that_is_not() -> None:
 def test_a_server_without_tls_is_told_apart() -> None:
     with (
         faulty_registry(lambda request: reply(request, 200, CONTENT)) as address,
-        opened("registry.example/x", Registry(mirrors={"registry.example": f"https://{address}"})) as repository,
+        opened("registry.example/x", Registry(mirrors={"registry.example": Mirrors((f"https://{address}",))})) as repository,
         pytest.raises(RegistryUnavailable, match=r"TLS: .*; a registry without TLS must be configured as such"),
     ):
         repository.manifest("latest")
