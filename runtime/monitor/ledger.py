@@ -98,12 +98,13 @@ class Slot:
 
 
 class Ledger:
-    """The file of slots.  Sparse: only pages in use take memory."""
+    """The file of slots.  Raises OSError when there is no room for it."""
 
     def __init__(self, path: Path) -> None:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.ftruncate(number, SLOT_SIZE * SLOT_COUNT)
+            # A store into a page for which a full file system has no room would end us by SIGBUS: have them all now (1 MiB).
+            os.posix_fallocate(number, 0, SLOT_SIZE * SLOT_COUNT)
             self._memory = mmap.mmap(number, SLOT_SIZE * SLOT_COUNT)
         finally:
             os.close(number)

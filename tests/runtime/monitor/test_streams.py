@@ -260,3 +260,9 @@ def test_slots_are_found_again_by_a_new_process_and_given_back(tmp_path: Path) -
     assert again.slot("a" * 64, 2).number == two.number
     again.free("a" * 64)
     assert Ledger(tmp_path / "ledger").slot("b" * 64, 1).number == one.number
+
+
+@requires("root")
+def test_a_ledger_without_room_is_refused_before_it_is_used(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        Ledger(small_disk / "ledger")
