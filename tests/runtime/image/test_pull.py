@@ -206,17 +206,18 @@ def test_a_mirror_that_breaks_off_leaves_nothing_to_the_next(
     images: ImageStore, distribution: str, journal: Journal, paths: Paths
 ) -> None:
     made = package("a", "b")
-    push(Registry(), made, f"{distribution}/app:1")
+    root = push(Registry(), made, f"{distribution}/app:1")
+    lost = list(made.layers)[-1]
 
     def without_layers(request: BaseHTTPRequestHandler) -> None:
         """A mirror that has the documents, and loses the rest."""
-        if "/blobs/" in request.path and list(made.layers)[-1] in request.path:
+        if f"/blobs/{lost}" in request.path:
             return reply(request, 404)
         same = urllib.request.Request(
             f"http://{distribution}{request.path}", headers={"Accept": request.headers["Accept"] or "*/*"}
         )
         with urllib.request.urlopen(same) as answer:
-            wanted = {"Content_Type": answer.headers["Content-Type"] or "", "Docker_Content_Digest": made.root.digest}
+            wanted = {"Content_Type": answer.headers["Content-Type"] or "", "Docker_Content_Digest": root}
             return reply(request, 200, answer.read(), **wanted)
 
     with faulty_registry(without_layers) as address:
