@@ -56,6 +56,15 @@ def flags_of(profile: schema.Seccomp) -> tuple[str, ...]:
     return (*(flag for flag in asked if flag not in idle), *((NEW_LISTENER,) if listens else ()))
 
 
+def compiled(profile: schema.Seccomp | None) -> bytes | None:
+    """The instructions of *profile*'s filter; None without one, and then the compiler is not imported either."""
+    if profile is None:
+        return None
+    from runtime.container.seccomp import compile_filter
+
+    return compile_filter(profile)
+
+
 def of(profile: schema.Seccomp | None, code: bytes | None) -> SystemCallFilter | None:
     """The filter whose instructions *code* was compiled from *profile*; None without one."""
     if code is None:

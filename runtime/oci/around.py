@@ -78,8 +78,7 @@ def leave_class(container: Container) -> None:
 
 def run_start_hooks(container: Container) -> None:
     """startContainer: in the container, as its user, before its program.  Raises HookFailed."""
-    from runtime.container import hooks
-    from runtime.oci.create import compile_seccomp
+    from runtime.container import filter, hooks
     from runtime.oci.home import environment_of
 
     spec = container.spec()
@@ -95,7 +94,7 @@ def run_start_hooks(container: Container) -> None:
             container.hook_state(),
             init,
             process,
-            compile_seccomp(spec),
+            filter.compiled(spec.linux.seccomp),
             opened,
         )
 

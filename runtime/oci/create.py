@@ -84,7 +84,7 @@ def create(request: Request, *, detached: bool = True) -> Created:
         undo.callback(prepared.close)
         write_whole(container.path / FACTS, msgspec.json.encode(prepared.facts))
         warn_of_capabilities(request, process, prepared.facts.grantable)
-        code = compile_seccomp(bundle.spec)
+        code = filter.compiled(bundle.spec.linux.seccomp)
         tell_of_filter(request, filter.of(bundle.spec.linux.seccomp, code))
         program = init.program(f"init of {container.id}", bundle.spec, prepared.facts, code)
         launched = launch(program, _descriptors(prepared, cgroup), ends_in(container.path, program), preserved)
@@ -158,15 +158,6 @@ def hand_over_listener(launched: Launch, program: Program, container: Container,
     state = container.hook_state()
     state.pid, state.status = (state.pid, container.status()) if state.pid else (launched.pid, CREATING)
     hand_over(program, launched.report, spec.linux.seccomp, state)
-
-
-def compile_seccomp(spec: schema.Spec) -> bytes | None:
-    """The filter's instructions, or None."""
-    if spec.linux.seccomp is None:
-        return None
-    from runtime.container.seccomp import compile_filter
-
-    return compile_filter(spec.linux.seccomp)
 
 
 def tell_of_filter(request: Request, system_calls: SystemCallFilter | None) -> None:

@@ -20,7 +20,7 @@ from runtime.container.failure import describe_failure
 from runtime.errors import ContainerNotRunning, InvalidArgument, KerneletError, StartFailed, WrongState
 from runtime.oci import console
 from runtime.oci.console import Relay
-from runtime.oci.create import compile_seccomp, hand_over_listener, take_preserved, warn_of_capabilities, write_pid_files
+from runtime.oci.create import hand_over_listener, take_preserved, warn_of_capabilities, write_pid_files
 from runtime.oci.directory import CREATED, PAUSED, RUNNING, Container
 from runtime.oci.executable import check_executable
 from runtime.oci.flags import LIST, SWITCH, TEXT, Parsed
@@ -228,7 +228,7 @@ def _cgroup_of_init(container: Container) -> Cgroup:
 
 def _start(request: Request, container: Container, spec: schema.Spec, process: schema.Process, start: _Start, init: Fd) -> int:
     """Start *process*, wait until it has become its program, and return its pid.  Raises StartFailed."""
-    profile = system_calls.of(spec.linux.seccomp, compile_seccomp(spec))
+    profile = system_calls.of(spec.linux.seccomp, system_calls.compiled(spec.linux.seccomp))
     opened = entrance.prepare(
         process,
         container.record.pid,

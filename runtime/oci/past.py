@@ -9,12 +9,11 @@ import msgspec
 
 from kernel.fd import open_path
 from kernel.report import read_report, report_size
-from runtime.container import ground_mounts, init
+from runtime.container import filter, ground_mounts, init
 from runtime.container.facts import Facts
 from runtime.container.sketch import names_of
 from runtime.errors import NotFound
 from runtime.history import StepRecord, records
-from runtime.oci.create import compile_seccomp
 from runtime.oci.directory import FACTS, REPORT, open_container
 from runtime.oci.home import environment_of
 
@@ -38,7 +37,7 @@ def steps_of(root: Path, container_id: str) -> list[StepRecord]:
                 with open_path(container.record.rootfs, os.O_PATH | os.O_DIRECTORY) as image:
                     spec.process.env = environment_of(spec.process, image)
             ground_mounts.settle(spec, Path(container.record.bundle), Path(container.record.rootfs))
-            program = init.program(f"init of {container_id}", spec, facts, compile_seccomp(spec))
+            program = init.program(f"init of {container_id}", spec, facts, filter.compiled(spec.linux.seccomp))
             count = len(program.all_steps)
             if (container.path / REPORT).stat().st_size != report_size(count):
                 raise NotFound(f"container {container_id}: {UNKNOWN} that this version of the runtime could read")

@@ -26,7 +26,7 @@ from kernel.cgroup import find_tree
 from kernel.fd import Fd, eventfd, memory, open_path, pipe
 from kernel.process import open_pidfd, send_signal
 from kernel.report import SKIPPED
-from runtime.container import ground, init
+from runtime.container import filter, ground, init
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
 from runtime.container.observation import Observation, observe
@@ -37,7 +37,6 @@ from runtime.oci import place
 from runtime.oci.around import late_hooks, run_create_hooks, run_poststart_hooks, run_start_hooks
 from runtime.oci.bundle import Bundle, load_bundle, make_attach_point
 from runtime.oci.console import Relay
-from runtime.oci.create import compile_seccomp
 from runtime.oci.delete import destroy
 from runtime.oci.directory import CONFIG, Container, Record, make_container, start_time, write_whole
 from runtime.oci.home import environment_of
@@ -100,7 +99,7 @@ class Stepping:
         self.prepared = self._prepare()
         undo.callback(self.prepared.close)
         self.program = init.program(
-            f"the start of {bundle.path.name}", self._spec, self.prepared.facts, compile_seccomp(self._spec)
+            f"the start of {bundle.path.name}", self._spec, self.prepared.facts, filter.compiled(self._spec.linux.seccomp)
         )
         self.plan: Plan = describe(self.program, names_of(self._spec, self.prepared.facts))
         self._filtered_from = next((i for i, step in enumerate(self.program.steps) if step.call == "seccomp"), stepper.ALL)
