@@ -70,8 +70,9 @@ def pull(
                 except ImagePullFailed as error:
                     if endpoint is last:
                         raise _told(error, wanted, failures) from error
-                    logger.warning("pull %s: its mirror %s is passed over: %s", wanted, endpoint.url, error)
-                    failures.append(f"its mirror {endpoint.url}: {str(error).removeprefix(UNAVAILABLE)}")
+                    reason = str(error).removeprefix(UNAVAILABLE)
+                    logger.warning("pull %s: its mirror %s is passed over: %s", wanted, endpoint.url, reason)
+                    failures.append(f"its mirror {endpoint.url}: {reason}")
     raise AssertionError("the last one returns or raises")
 
 
