@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from cri import encoded, filters, signals
+from cri import encoded, filters, resources, signals
 from cri.api import api_pb2 as api
 from cri.node import Node
 from cri.spec import Host, container_config
@@ -102,6 +102,19 @@ class Containers:
             raise ImageNotFound(f"{act}: image {name} is not here, pull it first")
         return image
 
+    def update_resources(self, request: api.UpdateContainerResourcesRequest) -> api.UpdateContainerResourcesResponse:
+        """Other limits for a container, all of them or none; what is zero or empty stays as it is."""
+        container = self._node.find_container(request.container_id)
+        after = resources.merged(resources_of(container), request.linux)
+        wanted = resources.resources(after)
+        self._node.update_container(
+            container.id,
+            wanted,
+            oom_score_adj=resources.oom_score(request.linux),
+            attachment=after.SerializeToString(deterministic=True),
+        )
+        return api.UpdateContainerResourcesResponse()
+
     def _find_or_none(self, prefix: str) -> Container | None:
         try:
             return self._node.find_container(prefix)
@@ -140,6 +153,13 @@ def request_of(container: Container) -> api.ContainerConfig:
     return api.ContainerConfig.FromString(container.config.attachment)
 
 
+def resources_of(container: Container) -> api.LinuxContainerResources:
+    """The resources that hold: the last update's, or the request's."""
+    if container.resources_attachment:
+        return api.LinuxContainerResources.FromString(container.resources_attachment)
+    return request_of(container).linux.resources
+
+
 def image_of(config: api.ContainerConfig) -> api.ImageSpec:
     """The image as a person named it, where the request says; else the id that it was asked for by."""
     wish = config.image
@@ -168,7 +188,7 @@ def listed(container: Container) -> api.Container:
 
 
 def status(container: Container) -> api.ContainerStatus:
-    """The answer about *container*; mounts and resources are the request's, to the letter."""
+    """The answer about *container*; mounts are the request's, to the letter, and resources until they are updated."""
     config = request_of(container)
     return api.ContainerStatus(
         id=container.id,
@@ -187,7 +207,7 @@ def status(container: Container) -> api.ContainerStatus:
         annotations=config.annotations,
         mounts=mounts_of(container, config),
         log_path=container.config.log_path,
-        resources=api.ContainerResources(linux=config.linux.resources),
+        resources=api.ContainerResources(linux=resources_of(container)),
         user=user_of(container),
         stop_signal=signals.to_api(container.config.stop_signal),
     )
@@ -214,6 +234,8 @@ def user_of(container: Container) -> api.ContainerUser:
 def verbose(container: Container) -> str:
     """The record as JSON, for crictl inspect: ``pid``, ``sandboxID``, ``runtimeSpec``."""
     spec = msgspec.to_builtins(container.config.spec)
+    if container.resources is not None:
+        spec["linux"]["resources"] = msgspec.to_builtins(container.resources)
     # The standard library's encoder takes an environment that is no UTF-8.
     return json.dumps(
         {

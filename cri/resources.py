@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from cri.api import api_pb2 as api
+from runtime.container.limits import DEFAULT_PERIOD
 from runtime.errors import InvalidArgument
 from runtime.spec import schema
+
+#: proc(5), oom_score_adj.
+OOM_SCORES = (-1000, 1000)
 
 
 def resources(wish: api.LinuxContainerResources) -> schema.Resources:
@@ -46,3 +50,49 @@ def _cpu(wish: api.LinuxContainerResources) -> schema.Cpu | None:
         mems=wish.cpuset_mems,
     )
     return None if cpu == schema.Cpu() else cpu
+
+
+def merged(holds: api.LinuxContainerResources, asked: api.LinuxContainerResources) -> api.LinuxContainerResources:
+    """*holds* with what *asked* says laid over it; zero and empty are "as it is".
+
+    What may be swapped stays as it is when memory alone is changed, though its limit is told as a sum with memory's.
+    """
+    after = api.LinuxContainerResources()
+    after.CopyFrom(holds)
+    for field, value in asked.ListFields():
+        if not field.is_repeated:
+            setattr(after, field.name, value)
+    after.unified.update(asked.unified)
+    sizes = {limit.page_size: limit.limit for limit in (*holds.hugepage_limits, *asked.hugepage_limits)}
+    del after.hugepage_limits[:]
+    after.hugepage_limits.extend(api.HugepageLimit(page_size=size, limit=limit) for size, limit in sizes.items())
+    if asked.memory_limit_in_bytes and not asked.memory_swap_limit_in_bytes:
+        after.memory_swap_limit_in_bytes = _swap_kept(holds, asked.memory_limit_in_bytes)
+    return after
+
+
+def added(first: api.LinuxContainerResources, second: api.LinuxContainerResources) -> api.LinuxContainerResources:
+    """What both together take, as a pod's containers and the overhead of running them; what the first has no limit of, both have none of."""
+    total = api.LinuxContainerResources()
+    total.CopyFrom(first)
+    for name in ("cpu_shares", "memory_limit_in_bytes", "memory_swap_limit_in_bytes"):
+        one, other = getattr(first, name), getattr(second, name)
+        setattr(total, name, one + other if one > 0 and other > 0 else one)
+    if first.cpu_quota > 0 and second.cpu_quota > 0:
+        total.cpu_quota += second.cpu_quota * (first.cpu_period or DEFAULT_PERIOD) // (second.cpu_period or DEFAULT_PERIOD)
+    return total
+
+
+def _swap_kept(holds: api.LinuxContainerResources, limit: int) -> int:
+    """The sum of memory and swap, with *limit* for memory and the swap that there was; 0 is none given, -1 no limit."""
+    before, both = holds.memory_limit_in_bytes, holds.memory_swap_limit_in_bytes
+    if both <= 0 or limit < 0 or before <= 0:
+        return min(both, 0) if both <= 0 else 0
+    return limit + both - before
+
+
+def oom_score(wish: api.LinuxContainerResources) -> int | None:
+    """The score by which the kernel chooses whom to kill; None when it is not given.  Raises InvalidArgument."""
+    if not OOM_SCORES[0] <= wish.oom_score_adj <= OOM_SCORES[1]:
+        raise InvalidArgument(f"resources: oom_score_adj {wish.oom_score_adj} is not between {OOM_SCORES[0]} and {OOM_SCORES[1]}")
+    return wish.oom_score_adj or None

@@ -6,7 +6,7 @@ import builtins
 
 import msgspec
 
-from cri import encoded, filters
+from cri import encoded, filters, resources
 from cri.api import api_pb2 as api
 from cri.node import Node
 from cri.sandbox_spec import sandbox_config
@@ -59,6 +59,13 @@ class Sandboxes:
         entries = self._listed.entries((sandbox.id, sandbox) for sandbox in self._node.sandboxes())
         accepts = filters.sandbox_filter(request.filter)
         return [entry.encoded for entry in entries if accepts(entry.message)]
+
+    def update_resources(self, request: api.UpdatePodSandboxResourcesRequest) -> api.UpdatePodSandboxResourcesResponse:
+        """Other limits for a pod as a whole, all of them or none: what its containers take, and what running them takes."""
+        sandbox = self._node.find_sandbox(request.pod_sandbox_id)
+        wanted = resources.resources(resources.added(request.resources, request.overhead))
+        self._node.update_sandbox(sandbox.id, wanted, attachment=request.SerializeToString(deterministic=True))
+        return api.UpdatePodSandboxResourcesResponse()
 
     def _find_or_none(self, prefix: str) -> Sandbox | None:
         try:
@@ -119,4 +126,5 @@ def verbose(sandbox: Sandbox) -> str:
     """The record as JSON, for crictl inspectp."""
     record = msgspec.to_builtins(sandbox)
     record["config"].pop("attachment")
+    record.pop("resources_attachment", None)
     return msgspec.json.encode(record | {"pid": sandbox.pause_pid}).decode()

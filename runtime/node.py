@@ -14,7 +14,19 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
 
 from kernel.cgroup import Cgroup, find_tree
-from runtime import exec_process, execution, facilities, health, history, image_files, lifecycle, recovery, session, snapshot
+from runtime import (
+    exec_process,
+    execution,
+    facilities,
+    health,
+    history,
+    image_files,
+    lifecycle,
+    recovery,
+    session,
+    snapshot,
+    updates,
+)
 from runtime.cgroups import Name
 from runtime.cgroups.drivers import driver
 from runtime.container.config import ContainerConfig
@@ -39,6 +51,7 @@ from runtime.sandbox import namespaces
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.session import Session
+from runtime.spec import schema
 from runtime.store import Store
 from runtime.usage import ContainerUse, Meter, Processes, SandboxUse
 
@@ -210,6 +223,14 @@ class Node:
 
     def remove_container(self, container_id: str) -> None:
         lifecycle.remove(self._context, container_id)
+
+    def update_container(
+        self, container_id: str, resources: schema.Resources, *, oom_score_adj: int | None = None, attachment: bytes = b""
+    ) -> None:
+        updates.update_container(self._context, container_id, resources, oom_score_adj=oom_score_adj, attachment=attachment)
+
+    def update_sandbox(self, sandbox_id: str, resources: schema.Resources, *, attachment: bytes = b"") -> None:
+        updates.update_sandbox(self._context, sandbox_id, resources, attachment=attachment)
 
     def exec_sync(
         self, container_id: str, arguments: list[str], timeout_seconds: float, cancelled: threading.Event | None = None

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kernel.process import executable_of
-from runtime import exec_process, lifecycle, snapshot
+from runtime import exec_process, lifecycle, snapshot, updates
 from runtime.container.state import ContainerState
 from runtime.context import Context
 from runtime.errors import ContainerNotFound, KerneletError, MonitorLost
@@ -95,6 +95,8 @@ def _finish(context: Context, intent: Intent) -> bool:
                 lifecycle.destroy(context, intent.owner, cgroup)
             if container is not None:
                 context.inventory.drop_container(intent.owner, finishes=intent.act)
+        case updates.UPDATE | updates.UPDATE_POD:
+            updates.finish(context, intent.owner)
         case sandbox_lifecycle.STOP if sandbox is not None:
             with context.exclusive(sandbox.id):  # its pause may have been seen to end, too
                 sandbox_lifecycle.finish_stop(context, sandbox)

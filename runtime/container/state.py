@@ -47,6 +47,10 @@ class Container(msgspec.Struct, kw_only=True):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    resources: schema.Resources | None = None
+    """What an update let hold instead of what the spec says."""
+    resources_attachment: bytes = b""
+    """The caller's own account of that; opaque here."""
     is_lost: bool = False
 
     @property

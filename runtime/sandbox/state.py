@@ -8,6 +8,7 @@ import msgspec
 
 from runtime.errors import SandboxNotReady
 from runtime.sandbox.config import SandboxConfig
+from runtime.spec import schema
 
 
 class SandboxState(StrEnum):
@@ -28,6 +29,10 @@ class Sandbox(msgspec.Struct, kw_only=True):
     hostname: str = ""
     pause_pid: int = 0
     boot_id: str = ""
+    resources: schema.Resources | None = None
+    """What an update let hold for the pod as a whole."""
+    resources_attachment: bytes = b""
+    """The caller's own account of that; opaque here."""
 
     @property
     def key(self) -> tuple[str, str, str, int]:

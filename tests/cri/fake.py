@@ -32,6 +32,7 @@ from runtime.image.records import Image, Usage
 from runtime.network.traffic import LinkUse, Traffic
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
+from runtime.spec import schema
 from runtime.usage import ContainerUse, Processes, SandboxUse, Use
 from runtime.writable import LayerUse
 
@@ -235,6 +236,17 @@ class FakeNode:
         for listener in tuple(self.listeners):
             listener(change)
         return change
+
+    def update_container(
+        self, container_id: str, resources: schema.Resources, *, oom_score_adj: int | None = None, attachment: bytes = b""
+    ) -> None:
+        self._did("update_container", container_id, oom_score_adj)
+        self.change(container_id, resources=resources, resources_attachment=attachment)
+
+    def update_sandbox(self, sandbox_id: str, resources: schema.Resources, *, attachment: bytes = b"") -> None:
+        self._did("update_sandbox", sandbox_id)
+        changed = msgspec.structs.replace(self._sandboxes[sandbox_id], resources=resources, resources_attachment=attachment)
+        self._sandboxes[sandbox_id] = changed
 
     def use_of_containers(self, containers: Sequence[Container], *, brief: bool = True) -> list[ContainerUse]:
         self._did("use_of_containers", brief)

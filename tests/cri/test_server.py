@@ -26,7 +26,8 @@ DELIVERED = {
     "Version", "Status", "RuntimeConfig", "UpdateRuntimeConfig", "RunPodSandbox", "StopPodSandbox", "RemovePodSandbox",
     "PodSandboxStatus", "ListPodSandbox", "CreateContainer", "StartContainer", "StopContainer", "RemoveContainer",
     "ContainerStatus", "ListContainers", "ReopenContainerLog", "ExecSync", "PullImage", "ListImages", "ImageStatus",
-    "RemoveImage", "ImageFsInfo", "ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats",
+    "RemoveImage", "ImageFsInfo", "UpdateContainerResources", "UpdatePodSandboxResources",
+    "ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats",
     "GetContainerEvents", "StreamPodSandboxes", "StreamContainers", "StreamContainerStats", "StreamPodSandboxStats",
     "StreamImages",
 }  # fmt: skip
