@@ -9,7 +9,7 @@ CRICTL := sigs.k8s.io/cri-tools/cmd/crictl@v1.36.0
 RUN_PACKAGES  := gcc libc6-dev python3-dev python3-venv libcap-dev busybox-static
 TEST_PACKAGES := docker-registry crun runc nftables iproute2 containernetworking-plugins iptables libseccomp2 strace procps \
                  gcc-aarch64-linux-gnu containerd podman conmon nginx-light uidmap
-DEB_PACKAGES  := dpkg-dev init-system-helpers
+DEB_PACKAGES  := dpkg-dev binutils
 VM_PACKAGES   := qemu-system-x86 mmdebstrap e2fsprogs
 
 SHELL       := /bin/bash
@@ -18,7 +18,7 @@ SHELL       := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vm check bench endurance conformance deb lock clean
+.PHONY: help run test test-vm check bench endurance conformance deb test-deb lock clean
 
 help:  ## this list
 	sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -46,9 +46,11 @@ endurance: $(VENV)/test.stamp  ## 10,000 starts in a row, 64 at once, 5,000 wild
 conformance: $(VENV)/test.stamp build/critest  ## the CRI's own suite, critest (needs Go); ARGS="--focus RE --nodes 8"
 	exec $(BIN)/python -m tests.conformance $(ARGS)
 
-deb: $(VENV)/test.stamp  ## build/kernelet_VERSION_ARCH.deb, installed, upgraded, removed and purged in an overlay of this machine
+deb: $(VENV)/run.stamp  ## build/kernelet_VERSION_ARCH.deb
 	$(call install-packages,$(DEB_PACKAGES))
-	$(BIN)/python scripts/deb/build.py
+	exec $(BIN)/python scripts/deb/build.py
+
+test-deb: $(VENV)/test.stamp deb  ## install, upgrade, remove and purge the package, in an overlay of this machine
 	export KERNELET_DEB=$$(ls -t build/kernelet_*.deb | head -1)
 	exec $(BIN)/python -m pytest -q tests/package $(ARGS)
 

@@ -27,6 +27,8 @@ COMMANDS = {
     "ps": Command("cri.command.show", "list containers"),
     "inspect": Command("cri.command.inspection", "print all that is known of containers, pods or images, as JSON"),
     "logs": Command("cri.command.logs", "print what a container wrote"),
+    "stats": Command("cri.command.watching", "show what containers or pods use, again and again"),
+    "events": Command("cri.command.watching", "print what happens to pods and containers, as it happens"),
     "exec": Command("cri.command.act", "run a command in a container"),
     "stop": Command("cri.command.act", "stop containers or pods"),
     "rm": Command("cri.command.act", "remove containers or pods"),

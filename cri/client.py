@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from cri.api import api_pb2 as api
-from cri.server import IMAGE, MESSAGE_LIMIT_BYTES, RUNTIME
+from cri.contract import IMAGE, MESSAGE_LIMIT_BYTES, RUNTIME
 
 Response = TypeVar("Response", bound=Message)
 

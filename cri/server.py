@@ -18,20 +18,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from cri.api import api_pb2 as api
+from cri.contract import IMAGE, MESSAGE_LIMIT_BYTES, RUNTIME
 from cri.dispatch import Handler
 from cri.interceptor import Observer, guard, guard_stream, unobserved
 from cri.subject import NOBODY, Finder
 from runtime.errors import InvalidArgument, WrongState
 
-#: What a kubelet sends and reads at most.
-MESSAGE_LIMIT_BYTES = 16 << 20
+__all__ = ["IMAGE", "RUNTIME", "Server", "check_path", "generic_handlers"]
 
 #: sun_path of a socket's address, without the closing NUL.
 PATH_LIMIT_BYTES = 107
-
-RUNTIME = api.DESCRIPTOR.services_by_name["RuntimeService"]
-IMAGE = api.DESCRIPTOR.services_by_name["ImageService"]
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from cri.api import api_pb2 as api
-from cri.node import Node
 from runtime import cgroups
+
+if TYPE_CHECKING:  # it brings the whole runtime along, and commands want the version only
+    from cri.node import Node
 
 #: The protocol's version, which a kubelet compares to the letter.
 KUBELET_API_VERSION = "0.1.0"

@@ -6,10 +6,12 @@ import contextvars
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cri.node import Node
 from runtime.errors import KerneletError
+
+if TYPE_CHECKING:  # it brings the whole runtime along
+    from cri.node import Node
 
 #: A whole id, or the beginning of one as messages have it.
 _ID = re.compile(r"\b[0-9a-f]{13}(?:[0-9a-f]{51})?\b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import faulthandler
 import logging
 import os
 import sys
@@ -27,6 +28,8 @@ def run_serve(options: argparse.Namespace) -> NoReturn:
         chosen = config.load(options.config)
         return chosen if options.socket is None else dataclasses.replace(chosen, socket=options.socket.absolute())
 
+    # A daemon that does not answer the watchdog ends by SIGABRT: its log has what each of its threads was doing.
+    faulthandler.enable()
     daemon.run(read(), read, verbose=options.verbose)
     # A thread that waits for somebody's process would keep the interpreter from ending; the node is let
     # go of, and all that matters is on the disk.

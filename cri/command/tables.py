@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Iterable, Sequence
 
@@ -12,9 +14,14 @@ from google.protobuf.message import Message
 SHORT_ID = 13
 
 
-def as_json(messages: Iterable[Message]) -> str:
-    """A JSON list of *messages*, with the field names of the CRI."""
-    return json.dumps([MessageToDict(message, preserving_proto_field_name=True) for message in messages], indent=2)
+def as_json(messages: Iterable[Message], *, indent: int | None = 2) -> str:
+    """A JSON list of *messages*, with the field names of the CRI; without *indent* on one line."""
+    return json.dumps([MessageToDict(message, preserving_proto_field_name=True) for message in messages], indent=indent)
+
+
+def is_screen() -> bool:
+    """Whether a person looks at what is printed."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

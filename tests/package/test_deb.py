@@ -1,4 +1,4 @@
-"""The Debian package that ``make deb`` made: what is in it, and its life from installation to purge.
+"""The Debian package that ``make test-deb`` made: what is in it, and its life from installation to purge.
 
 In a guest with systemd the same is done by vagrant/; here nothing starts the service but the test.
 """
