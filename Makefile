@@ -18,7 +18,8 @@ SHELL       := /bin/bash
 .SILENT:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vm check bench endurance conformance deb test-deb lock clean
+.PHONY: help run test test-vm check bench endurance conformance deb test-deb lock clean \
+        vagrant-box vagrant-test
 
 help:  ## this list
 	sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +33,27 @@ test: $(VENV)/test.stamp  ## all checks and tests; ARGS goes to pytest (ARGS="te
 test-vm: $(VENV)/vm.stamp  ## the limits, in virtual machines with kernels that have them; ARGS goes to pytest (ARGS="-k uml")
 	$(BIN)/python -m tests.vm
 	exec $(BIN)/python -m pytest tests/vm $(ARGS)
+
+vagrant-box: $(VENV)/vm.stamp  ## a Vagrant box for libvirt, made of Debian's packages alone; prints its path
+	exec $(BIN)/python -m tests.vm.vagrant box
+
+vagrant-test: $(VENV)/vm.stamp deb build/vagrant.stamp  ## vagrant up, a pod's life, vagrant destroy, with a libvirtd of its own
+	exec $(BIN)/python -m tests.vm.vagrant
+
+# What the machine cannot fetch itself where there is no internet: crictl, and a kubelet that is built with Go.
+build/vagrant.stamp: $(VENV)/test.stamp tests/vm/kubelet/go.mod tests/vm/kubelet/go.sum
+	mkdir -p build/vagrant
+	[ ! -x $(BIN)/crictl ] || install $(BIN)/crictl build/vagrant/crictl
+	if command -v go >/dev/null; then
+	    cd tests/vm/kubelet
+	    version=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+	    echo "set-up: kubelet $$version, with Go"
+	    go build -o $(CURDIR)/build/vagrant/kubelet -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$version" \
+	        k8s.io/kubernetes/cmd/kubelet
+	else
+	    echo "set-up: WARNING: no Go, so no kubelet: the machine gets one only where pkgs.k8s.io answers it" >&2
+	fi
+	touch $(CURDIR)/$@
 
 check: $(VENV)/test.stamp  ## the checks alone: ruff, mypy --strict, import layers, the runner on aarch64
 	exec $(BIN)/python -m pytest -q tests/test_checks.py tests/test_imports.py

@@ -5,7 +5,7 @@
 # there is none it is built here, for which the internet is needed.  Run again, it installs what is newer.
 set -eu
 source=${KERNELET_SOURCE:-/src}
-kubernetes=v1.34
+kubernetes=v1.36
 packages=https://pkgs.k8s.io/core:/stable:/$kubernetes/deb
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 

@@ -18,7 +18,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         target = self.path.rpartition("/")[2]
         digest = PACKAGE.root.digest if target == "latest" else target
         if self.path == "/v2/":

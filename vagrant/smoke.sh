@@ -241,7 +241,8 @@ is_static_pod_ready() {
 
 remove_static_pod() {
     rm /etc/kubernetes/manifests/smoke.yaml
-    await "the kubelet to remove its pod" is_gone --name static
+    await "the kubelet to stop its pod" is_gone --name static --state ready
+    crictl rmp "$(crictl pods --quiet --name static)" # which the kubelet itself does once a minute
     crictl rmi "$image"
 }
 
