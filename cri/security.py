@@ -15,6 +15,7 @@ import msgspec
 
 from cri.api import api_pb2 as api
 from kernel.capability import CAPABILITIES
+from runtime.container import apparmor
 from runtime.errors import InvalidArgument, Unsupported
 from runtime.spec import defaults, schema
 from runtime.spec.checks import MAX_ID
@@ -109,12 +110,14 @@ def seccomp(
 def apparmor_profile(context: api.LinuxContainerSecurityContext, modules: Collection[str]) -> str:
     """The profile to change to at execve; empty for none.
 
-    The runtime's default is none: it loads no profile of its own yet.  Unconfined is what a process
-    is when nothing was asked for, so that it works on a node without AppArmor.  *modules* are the security modules that
-    the kernel has.  Raises InvalidArgument, and Unsupported for a profile where there is no AppArmor.
+    Where nothing is asked for it is the runtime's default, as long as the container is not privileged; on a node without
+    AppArmor there is none.  *modules* are the security modules that the kernel has.  Raises InvalidArgument, and
+    Unsupported for a profile of the node's where there is no AppArmor.
     """
     kind, name = _profile(context, "apparmor", context.apparmor_profile)
-    if kind != api.SecurityProfile.Localhost:
+    if kind == api.SecurityProfile.RuntimeDefault or not (context.HasField("apparmor") or context.apparmor_profile):
+        return apparmor.DEFAULT if "apparmor" in modules and not context.privileged else ""
+    if kind == api.SecurityProfile.Unconfined:
         return ""
     # critest sends "localhost/name" in the new field as well, the kubelet the bare name.
     name = name.removeprefix("localhost/")

@@ -21,7 +21,7 @@ from pathlib import Path
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd, open_path
 from runtime import history, image_files, snapshot
-from runtime.container import device_filter, ground, init, resources
+from runtime.container import apparmor, device_filter, ground, init, resources
 from runtime.container.complete import complete_spec
 from runtime.container.config import ContainerConfig
 from runtime.container.descriptors import Descriptor
@@ -249,6 +249,7 @@ def _find_attempt(context: Context, sandbox_id: str, config: ContainerConfig) ->
 def _launch(context: Context, sandbox: Sandbox, container: Container, lower: list[Path]) -> int:
     """Prepare the ground, compose the program, and have the monitor run it up to the wait; returns the pid."""
     paths = context.paths
+    apparmor.see_to(container.config.spec.process.apparmor_profile if container.config.spec.process else "")
     run_dir = paths.run_container(container.id)
     run_dir.mkdir(mode=0o700)
     cgroup = context.cgroup(container.cgroup)

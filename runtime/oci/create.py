@@ -75,6 +75,7 @@ def create(request: Request, *, detached: bool = True) -> Created:
     if owner:
         _enter_users(bundle.spec)
     with contextlib.ExitStack() as held, contextlib.ExitStack() as undo:
+        see_to_profile(process)
         container = make_container(request.root, _record(request, bundle, owner))
         undo.callback(container.close)
         undo.callback(destroy, container)
@@ -164,6 +165,14 @@ def tell_of_filter(request: Request, system_calls: SystemCallFilter | None) -> N
     """For who asked with --debug: the flags of the system call filter, as the kernel takes them."""
     if system_calls is not None:
         request.log.debug(f"seccomp filter flags: {system_calls.flags_value}")
+
+
+def see_to_profile(process: schema.Process) -> None:
+    """Make sure that the process's AppArmor profile is there.  Raises WrongState."""
+    if process.apparmor_profile:
+        from runtime.container.apparmor import see_to
+
+        see_to(process.apparmor_profile)
 
 
 def warn_of_capabilities(request: Request, process: schema.Process, grantable: int) -> None:

@@ -20,7 +20,7 @@ from runtime.container.failure import describe_failure
 from runtime.errors import ContainerNotRunning, InvalidArgument, KerneletError, StartFailed, WrongState
 from runtime.oci import console
 from runtime.oci.console import Relay
-from runtime.oci.create import hand_over_listener, take_preserved, warn_of_capabilities, write_pid_files
+from runtime.oci.create import hand_over_listener, see_to_profile, take_preserved, warn_of_capabilities, write_pid_files
 from runtime.oci.directory import CREATED, PAUSED, RUNNING, Container
 from runtime.oci.executable import check_executable
 from runtime.oci.flags import LIST, SWITCH, TEXT, Parsed
@@ -78,6 +78,7 @@ def execute(request: Request) -> int:
         root = opened.enter_context(open_path(f"/proc/{container.record.pid}/root", os.O_PATH | os.O_DIRECTORY))
         process = process_of(request, spec, root)
         console.check_request(request, process, detached=detached)
+        see_to_profile(process)
         check_executable(root, process)
         terminal = _open_terminal(process, root, opened)
         waiting = None if detached else opened.enter_context(Waiting())

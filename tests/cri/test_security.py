@@ -143,14 +143,18 @@ def test_a_privileged_container_has_no_filter() -> None:
 @pytest.mark.parametrize(
     ("fields", "profile"),
     [
-        ({}, ""),
-        ({"apparmor": PROFILE()}, ""),
+        ({}, "kernelet-default"),
+        ({"privileged": True}, ""),
+        ({"apparmor": PROFILE()}, "kernelet-default"),
+        ({"apparmor": PROFILE(), "privileged": True}, ""),
+        ({"apparmor": PROFILE(profile_type=PROFILE.Localhost, localhost_ref="p"), "privileged": True}, "p"),
         ({"apparmor": PROFILE(profile_type=PROFILE.Unconfined)}, ""),
         ({"apparmor": PROFILE(profile_type=PROFILE.Localhost, localhost_ref="localhost/p")}, "p"),
         ({"apparmor": PROFILE(profile_type=PROFILE.Localhost, localhost_ref="p")}, "p"),
         ({"apparmor_profile": "localhost/p"}, "p"),
-        ({"apparmor_profile": "runtime/default"}, ""),
-        ({"apparmor_profile": "localhost/p", "apparmor": PROFILE()}, ""),
+        ({"apparmor_profile": "runtime/default"}, "kernelet-default"),
+        ({"apparmor_profile": "unconfined"}, ""),
+        ({"apparmor_profile": "localhost/p", "apparmor": PROFILE()}, "kernelet-default"),
     ],
 )
 def test_apparmor(fields: dict[str, Any], profile: str) -> None:

@@ -33,6 +33,16 @@ def test_inside(vm: Guests, file: str, kernel: str) -> None:
     run_inside(vm, file, kernel)
 
 
+#: With AppArmor, which User Mode Linux has to be told to use.
+WITH_APPARMOR = ((UML, "security=apparmor lsm=yama,apparmor"), ("6.1", ""))
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize(("kernel", "append"), WITH_APPARMOR)
+def test_inside_with_apparmor(vm: Guests, kernel: str, append: str) -> None:
+    run_inside(vm, "vm/inside/test_apparmor.py", kernel, append=append)
+
+
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("file", "kernel"), [(file, kernel) for file, kernels in WITH_SYSTEMD.items() for kernel in kernels])
 def test_inside_with_systemd(vm: Guests, file: str, kernel: str) -> None:
