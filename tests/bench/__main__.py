@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import burst, cold, created, execution, first_instruction, memory, start_exit
+from tests.bench import burst, cold, created, cri, execution, first_instruction, memory, start_exit
 from tests.bench.measure import Figure
 from tests.support.isolation import Run, isolated
 
@@ -22,12 +22,16 @@ CASES: dict[str, Callable[[Path, Run], list[Figure]]] = {
     "cold-oci-run": cold.measured,
     "start-exit": start_exit.measured,
     "memory": memory.measured,
+    "cri": cri.measured,
+    "cri-list-200": cri.measured_list,
 }
+#: Measured together, each name good for all of them.
+GROUPS = {f"cri-{part}": "cri" for part in cri.PARTS}
 OUTPUT = Path("build/bench.json")
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or list(CASES)
+    wanted = list(dict.fromkeys(GROUPS.get(name, name) for name in sys.argv[1:])) or list(CASES)
     unknown = [name for name in wanted if name not in CASES]
     if unknown:
         sys.exit(f"no such case: {', '.join(unknown)}; there are: {', '.join(CASES)}")
@@ -38,13 +42,14 @@ def main() -> None:
     with isolated() as run:
         directory = run.directory / wanted[0]
         directory.mkdir()
-        write(wanted[0], CASES[wanted[0]](directory, run))
+        write(CASES[wanted[0]](directory, run))
 
 
-def write(case: str, figures: list[Figure]) -> None:
-    """Put *figures* in the place of those that the file has of *case*."""
+def write(figures: list[Figure]) -> None:
+    """Put *figures* in the place of those that the file has of the same cases."""
     OUTPUT.parent.mkdir(exist_ok=True)
-    kept = [row for row in _earlier() if not str(row["case"]).startswith(case)]
+    new = {figure.case for figure in figures}
+    kept = [row for row in _earlier() if row["case"] not in new]
     OUTPUT.write_text(json.dumps([*kept, *(figure.document() for figure in figures)], indent=1) + "\n")
     print(f"\n{len(figures)} figures written to {OUTPUT}")
 

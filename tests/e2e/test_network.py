@@ -35,7 +35,7 @@ def ready(kubelet: Kubelet) -> tuple[bool, str]:
 
 
 def test_a_node_that_waits_for_its_cluster(paths: Paths, run: Run, plugins: Recorder, tmp_path: Path) -> None:
-    daemon = Daemon(paths, run, network=plugins)
+    daemon = Daemon(paths, run, cluster=plugins.section)
     daemon.start()
     try:
         with daemon.client() as call:

@@ -39,6 +39,13 @@ class Client:
             raise TypeError(f"{method.name} answers with a stream: ask for it with stream()")
         return self._call("unary_unary", method)(request, timeout=deadline_seconds)
 
+    def raw(self, request: Message, *, deadline_seconds: float = DEADLINE_SECONDS) -> bytes:
+        """The bytes of the answer to *request*."""
+        answer: bytes = self._call("unary_unary", METHODS[request.DESCRIPTOR.full_name], raw=True)(
+            request, timeout=deadline_seconds
+        )
+        return answer
+
     def stream(self, request: Message, *, deadline_seconds: float = DEADLINE_SECONDS) -> Iterator[Any]:
         """The answers to *request* as they arrive."""
         method = METHODS[request.DESCRIPTOR.full_name]
@@ -52,11 +59,11 @@ class Client:
     def close(self) -> None:
         self._channel.close()
 
-    def _call(self, kind: str, method: MethodDescriptor) -> Any:
+    def _call(self, kind: str, method: MethodDescriptor, *, raw: bool = False) -> Any:
         return getattr(self._channel, kind)(
             f"/{method.containing_service.full_name}/{method.name}",
             request_serializer=GetMessageClass(method.input_type).SerializeToString,
-            response_deserializer=GetMessageClass(method.output_type).FromString,
+            response_deserializer=None if raw else GetMessageClass(method.output_type).FromString,
         )
 
     def __enter__(self) -> Self:

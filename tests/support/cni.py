@@ -61,6 +61,11 @@ class Recorder:
         for name in types:
             self.install(name)
 
+    @property
+    def section(self) -> str:
+        """What a daemon's configuration says of it, in the section "network"."""
+        return f'kind = "cni"\ncni_config_dir = "{self.configurations}"\ncni_plugin_dirs = ["{self.programs}"]\n'
+
     def install(self, name: str) -> None:
         program = self.programs / name
         program.write_text(PROGRAM)

@@ -12,7 +12,6 @@ from pathlib import Path
 from runtime.paths import Paths
 from tests.support import wait
 from tests.support.client import Client
-from tests.support.cni import Recorder
 from tests.support.isolation import Run
 
 #: The public registries that tests name: the daemon asks the test's own for them.
@@ -22,16 +21,14 @@ MIRRORED = ("docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io", "public.ecr.
 class Daemon:
     """One daemon's place; the process in it may change."""
 
-    def __init__(self, paths: Paths, run: Run, *, registry: str | None = None, network: Recorder | None = None) -> None:
-        """*registry* stands in for those of the world, *network* for a cluster's plugins."""
+    def __init__(self, paths: Paths, run: Run, *, registry: str | None = None, cluster: str = "") -> None:
+        """*registry* stands in for those of the world; *cluster* is what the section "network" says besides."""
         self.paths = paths
         self.log = paths.run_dir.parent / "daemon.log"
         self._config = paths.run_dir.parent / "kernelet.toml"
         mirror = f'{{ urls = ["http://{registry}"], fall_back = false }}'
         mirrors = "".join(f'"{host}" = {mirror}\n' for host in MIRRORED) if registry else ""
-        cluster = f'cni_config_dir = "{paths.run_dir.parent}/net.d"\n'
-        if network is not None:
-            cluster = f'kind = "cni"\ncni_config_dir = "{network.configurations}"\ncni_plugin_dirs = ["{network.programs}"]\n'
+        cluster = cluster or f'cni_config_dir = "{paths.run_dir.parent}/net.d"\n'
         self._config.write_text(
             f'root_dir = "{paths.root_dir}"\nrun_dir = "{paths.run_dir}"\n'
             f"[network]\n{cluster}"
