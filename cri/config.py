@@ -26,6 +26,12 @@ subnet = "10.85.0.0/16"                   # and their addresses
 cni_config_dir = "/etc/cni/net.d"         # the first .conflist or .conf here counts; changes are noticed at once
 cni_plugin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 
+[streaming]
+address = "127.0.0.1"                     # where a kubelet finds exec, attach and port-forward; a token is all it takes
+port = 0                                  # 0: any that is free
+tls_cert_file = ""                        # a chain of certificates (PEM), for https; with its key
+tls_key_file = ""
+
 [registry]
 insecure = []                             # reload.  hosts asked by plain http, as "registry.lan:5000"; localhost needs no entry
 
@@ -82,6 +88,14 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamingConfig:
+    address: str = "127.0.0.1"
+    port: int = 0
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryConfig:
     mirrors: Mapping[str, Mirrors] = field(default_factory=dict)
     insecure: tuple[str, ...] = ()
@@ -96,6 +110,7 @@ class Config:
     cgroup_parent: str = "/kernelet"
     log: LogConfig = LogConfig()
     network: NetworkConfig = NetworkConfig()
+    streaming: StreamingConfig = StreamingConfig()
     registry: RegistryConfig = RegistryConfig()
 
     @property
@@ -164,6 +179,7 @@ def build(table: Mapping[str, Any]) -> Config:
         cgroup_parent=_cgroup(read, "cgroup_parent", default.cgroup_parent),
         log=_log(Reader(read.table("log"), LogConfig, "log.")),
         network=_network(Reader(read.table("network"), NetworkConfig, "network.")),
+        streaming=_streaming(Reader(read.table("streaming"), StreamingConfig, "streaming.")),
         registry=_registry(Reader(read.table("registry"), RegistryConfig, "registry.")),
     )
 
@@ -212,6 +228,22 @@ def _network(read: Reader) -> NetworkConfig:
         cni_config_dir=read.path("cni_config_dir", default.cni_config_dir),
         cni_plugin_dirs=tuple(map(Path, programs)),
     )
+
+
+def _streaming(read: Reader) -> StreamingConfig:
+    default = StreamingConfig()
+    address = read.string("address", default.address)
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise read.wrong("address", f"{address!r} is not an IP address") from None
+    files = {key: read.string(key, "") for key in ("tls_cert_file", "tls_key_file")}
+    for key, path in files.items():
+        if path and not path.startswith("/"):
+            raise read.wrong(key, f"{path!r} is not an absolute path")
+        if not path and any(files.values()):
+            raise read.wrong(key, "a certificate and its key go together")
+    return StreamingConfig(address, read.integer("port", default.port, least=0, most=0xFFFF), **files)
 
 
 def _registry(read: Reader) -> RegistryConfig:

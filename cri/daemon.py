@@ -27,6 +27,7 @@ from cri.server import IMAGE, RUNTIME, Server
 from cri.services import image_service, runtime_service
 from cri.stats import Stats
 from cri.status import Status
+from cri.streaming.server import StreamingServer
 from cri.subject import NOBODY, Finder
 from cri.systemd import ServiceManager, watch
 from runtime import lock
@@ -81,22 +82,26 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
     """Answer the CRI on the configured socket while the block runs; stop gracefully after it."""
     dispatch = Dispatch()
     shown = {"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)}
+    streaming = StreamingServer.of(config.streaming)
+    execution = Execution(node, streaming)
     status = Status(shown, node)
     stats, events = Stats(node, str(config.root_dir)), Events(node)
     server = Server(
         config.socket,
         {
-            RUNTIME: runtime_service(dispatch, Sandboxes(node), Containers(node), Execution(node), stats, events, status),
+            RUNTIME: runtime_service(dispatch, Sandboxes(node), Containers(node), execution, stats, events, status),
             IMAGE: image_service(dispatch, ImageRpcs(node.images, pull_image, config.root_dir)),
         },
         Finder(node),
     )
     try:
+        await streaming.start()
         await server.start()
         yield
     finally:
         events.close()
         await server.stop(GRACE_SECONDS)
+        await streaming.stop()
         dispatch.close()
 
 

@@ -8,6 +8,7 @@ changed in place: a record that is the same object says the same thing.
 from __future__ import annotations
 
 import builtins
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -20,6 +21,7 @@ from runtime.image.auth import Credentials
 from runtime.image.records import Image, Usage
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox
+from runtime.session import Session
 from runtime.spec import schema
 from runtime.usage import ContainerUse, Processes, SandboxUse
 
@@ -57,6 +59,11 @@ class Node(Protocol):
     def exec_sync(
         self, container_id: str, arguments: list[str], timeout_seconds: float, cancelled: threading.Event
     ) -> ExecResult: ...
+    def exec(
+        self, container_id: str, arguments: list[str], *, terminal: bool, stdin: bool, stdout: bool, stderr: bool
+    ) -> Session: ...
+    def attach(self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool) -> Session: ...
+    def port_forward(self, sandbox_id: str, port: int) -> socket.socket: ...
     def reopen_log(self, container_id: str) -> None: ...
 
     def use_of_containers(self, containers: Sequence[Container], *, brief: bool = True) -> builtins.list[ContainerUse]: ...

@@ -53,9 +53,9 @@ def runtime_service(
         "RestorePod": not_yet("restoring a pod"),
         # commands and streams
         "ExecSync": run.cancellable(execution.exec_sync),
-        "Exec": not_yet("interactive exec"),
-        "Attach": not_yet("attach"),
-        "PortForward": not_yet("port forwarding"),
+        "Exec": run.inline(execution.exec),
+        "Attach": run.inline(execution.attach),
+        "PortForward": run.inline(execution.port_forward),
         # usage, metrics, events
         "ContainerStats": run.threaded(stats.container),
         "ListContainerStats": whole(run.threaded(stats.containers)),

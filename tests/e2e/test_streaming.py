@@ -1,0 +1,148 @@
+"""Exec, attach and port-forward with crictl, which streams as a kubelet's clients do, over SPDY and over WebSockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.kubelet import Kubelet
+from tests.support import requires as needs
+from tests.support import wait
+from tests.support.daemon import Daemon
+from tests.support.requires import requires
+
+pytestmark = requires("root", "cgroup2", "busybox", "docker-registry", "crictl")
+
+SECONDS = 30
+
+
+class Crictl:
+    """Runs crictl on the daemon, with streams of one *transport*."""
+
+    def __init__(self, daemon: Daemon, directory: Path, transport: str) -> None:
+        self._config = directory / "crictl.yaml"
+        self._config.write_text(f"runtime-endpoint: unix://{daemon.paths.socket}\ntimeout: 30\n")
+        self._transport = transport
+
+    def command(self, act: str, *arguments: str) -> list[str]:
+        return [needs.program("crictl"), "--config", str(self._config), act, "--transport", self._transport, *arguments]
+
+    def run(self, act: str, *arguments: str, said: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        """What came of it; it hears what is *said* and then an end."""
+        return subprocess.run(self.command(act, *arguments), input=said, capture_output=True, timeout=SECONDS, check=False)
+
+
+@pytest.fixture(params=["spdy", "websocket"])
+def crictl(daemon: Daemon, tmp_path: Path, request: pytest.FixtureRequest) -> Crictl:
+    return Crictl(daemon, tmp_path, request.param)
+
+
+@pytest.fixture
+def container(kubelet: Kubelet) -> str:
+    return kubelet.run(kubelet.run_pod(), "exec sleep 1000")
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a program that is ended after the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], **how: int) -> subprocess.Popen[bytes]:
+        running.append(subprocess.Popen(command, **how))  # type: ignore[call-overload]
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        for file in (process.stdin, process.stdout):
+            if file is not None:
+                file.close()
+
+
+def test_a_command_with_its_input_its_outputs_and_its_code(crictl: Crictl, container: str) -> None:
+    said = os.urandom(3_000_000)
+    done = crictl.run("exec", "-i", container, "sh", "-c", "cat; echo bad >&2; exit 7", said=said)
+    assert done.stdout == said
+    assert done.stderr.startswith(b"bad\n") and b"exit code 7" in done.stderr
+    assert done.returncode != 0
+    assert crictl.run("exec", container, "true").returncode == 0
+
+
+def test_what_cannot_be_run_is_told(crictl: Crictl, container: str) -> None:
+    done = crictl.run("exec", container, "nonesuch")
+    assert done.returncode != 0 and b"nonesuch" in done.stderr
+
+
+def test_a_command_with_a_terminal(
+    crictl: Crictl, container: str, started: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    ours, theirs = os.openpty()
+    command = crictl.command("exec", "-i", "-t", container, "sh")
+    process = started(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        os.write(ours, b"echo $TERM $((6 * 7)); tty; exit 3\n")
+        heard = b""
+        while (piece := _read(ours)) != b"":
+            heard += piece
+        assert b"xterm 42" in heard and b"/dev/pts/0" in heard
+        assert process.wait(SECONDS) != 0 and b"exit code 3" in heard
+    finally:
+        os.close(ours)
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # EIO: nobody has it any more
+        return b""
+
+
+def test_attached_until_its_input_ends(crictl: Crictl, kubelet: Kubelet) -> None:
+    container = kubelet.create(kubelet.run_pod(), kubelet.container_config(["sh"], stdin=True, stdin_once=True))
+    kubelet.start(container)
+    done = crictl.run("attach", "-i", container, said=b"echo -n hello; echo there >&2\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hello", b"there\n")
+    assert kubelet.finish(container) == 0
+    assert kubelet.lines(container, "stdout") == ["hello"]
+
+
+def test_who_is_killed_takes_the_command_along(
+    crictl: Crictl, container: str, kubelet: Kubelet, started: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    process = started(crictl.command("exec", container, "sh", "-c", "echo on; sleep 4321"), stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"on\n"
+    process.kill()
+    wait.until(lambda: b"4321" not in kubelet.execute(container, "ps").stdout, SECONDS, "the command's end")
+
+
+def test_a_port_of_a_pod(crictl: Crictl, kubelet: Kubelet, started: Callable[..., subprocess.Popen[bytes]]) -> None:
+    pod = kubelet.run_pod()
+    server = "mkdir /www; head -c 5000000 /dev/urandom > /www/big; exec httpd -f -p 127.0.0.1:8080 -h /www"
+    container = kubelet.run(pod, server)
+    listening = ["grep", "0100007F:1F90", "/proc/net/tcp"]
+    wait.until(lambda: kubelet.execute(container, *listening).exit_code == 0, SECONDS, "the server")
+    big = kubelet.execute(container, "cat", "/www/big").stdout
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = started(crictl.command("port-forward", pod, f"{port}:8080"), stdout=subprocess.PIPE)
+    assert process.stdout is not None and b"Forwarding from" in process.stdout.readline()
+    for _ in range(3):
+        assert _get(port, "/big").endswith(big)
+    assert _get(port, "/none").startswith(b"HTTP/1.1 404")
+
+
+def _get(port: int, path: str) -> bytes:
+    heard = b""
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as connection:
+        connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        while piece := connection.recv(65536):
+            heard += piece
+    return heard
