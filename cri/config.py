@@ -13,6 +13,7 @@ run_dir = "/run/kernelet"                 # namespaces, sockets, what runs now: 
 # socket = "/run/kernelet/kernelet.sock"  # where a kubelet finds the daemon; by default in run_dir
 cgroup_driver = "cgroupfs"                # who makes pods' cgroups: cgroupfs (we do) or systemd; a kubelet asks which
 cgroup_parent = "/kernelet"               # for pods that name no cgroup of their own; with systemd it is kernelet.slice
+cdi_dirs = ["/etc/cdi", "/var/run/cdi"]   # reload.  vendors' descriptions of devices; the last that knows a device counts
 
 [log]
 level = "info"                            # reload.  debug, info, warning or error; debug: also what is asked every second
@@ -39,11 +40,18 @@ insecure = []                             # reload.  hosts asked by plain http, 
 # "docker.io" = "https://mirror.lan"
 # "registry.k8s.io" = ["http://127.0.0.1:5000", "https://mirror.lan"]             # in order, then the registry itself
 # "quay.io" = { urls = ["https://mirror.lan/quay"], fall_back = false }           # the registry itself never
+
+[handlers]                                # reload.  further ways to run a pod, by the handler that its RuntimeClass names
+# [handlers.gpu]
+# cdi_devices = ["nvidia.com/gpu=all"]    # what each container gets without asking
+# seccomp = "runtime/default"             # for containers that ask for no profile: unconfined, runtime/default, or a path
+# privileged_without_host_devices = true  # a privileged container gets the devices that it names, not all of the host's
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import textwrap
 import tomllib
 from collections.abc import Mapping
@@ -54,7 +62,7 @@ from urllib.parse import urlsplit
 
 from cri import toml
 from cri.toml import Reader
-from runtime import cgroups
+from runtime import cdi, cgroups
 from runtime.errors import InvalidArgument
 from runtime.image.mirrors import Mirrors
 from runtime.network.cni import CONFIG_DIRECTORY, PROGRAM_DIRECTORIES
@@ -65,6 +73,8 @@ DEFAULT_PATH = Path("/etc/kernelet/kernelet.toml")
 
 #: IFNAMSIZ without the closing NUL.
 LINK_NAME_LIMIT = 15
+#: As Kubernetes checks it (a DNS label).
+HANDLER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 KINDS = get_args(Kind)
@@ -102,16 +112,28 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HandlerConfig:
+    """A way to run a pod; that without a name has these defaults."""
+
+    cdi_devices: tuple[str, ...] = ()
+    #: unconfined, runtime/default, or the absolute path of a profile.
+    seccomp: str = "unconfined"
+    privileged_without_host_devices: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     root_dir: Path = Paths().root_dir
     run_dir: Path = Paths().run_dir
     socket: Path = Paths().socket
     cgroup_driver: cgroups.Name = "cgroupfs"
     cgroup_parent: str = "/kernelet"
+    cdi_dirs: tuple[Path, ...] = tuple(map(Path, cdi.DIRECTORIES))
     log: LogConfig = LogConfig()
     network: NetworkConfig = NetworkConfig()
     streaming: StreamingConfig = StreamingConfig()
     registry: RegistryConfig = RegistryConfig()
+    handlers: Mapping[str, HandlerConfig] = field(default_factory=dict)
 
     @property
     def paths(self) -> Paths:
@@ -181,6 +203,8 @@ def build(table: Mapping[str, Any]) -> Config:
         network=_network(Reader(read.table("network"), NetworkConfig, "network.")),
         streaming=_streaming(Reader(read.table("streaming"), StreamingConfig, "streaming.")),
         registry=_registry(Reader(read.table("registry"), RegistryConfig, "registry.")),
+        cdi_dirs=_directories(read, "cdi_dirs", default.cdi_dirs),
+        handlers={name: _handler(name, table) for name, table in read.table("handlers").items()},
     )
 
 
@@ -218,15 +242,37 @@ def _network(read: Reader) -> NetworkConfig:
         raise read.wrong("subnet", str(error)) from None
     if parsed.prefixlen > 29:
         raise read.wrong("subnet", f"{subnet} has no room for pods")
-    programs = read.strings("cni_plugin_dirs", tuple(map(str, default.cni_plugin_dirs)), "directories")
-    if not all(Path(directory).is_absolute() and ":" not in directory for directory in programs):
-        raise read.wrong("cni_plugin_dirs", "each must be an absolute path without ':'")
     return NetworkConfig(
         kind=cast(Kind, read.choice("kind", default.kind, KINDS)),
         bridge=bridge,
         subnet=parsed,
         cni_config_dir=read.path("cni_config_dir", default.cni_config_dir),
-        cni_plugin_dirs=tuple(map(Path, programs)),
+        cni_plugin_dirs=_directories(read, "cni_plugin_dirs", default.cni_plugin_dirs),
+    )
+
+
+def _directories(read: Reader, key: str, default: tuple[Path, ...]) -> tuple[Path, ...]:
+    directories = read.strings(key, tuple(map(str, default)), "directories")
+    if not all(Path(directory).is_absolute() and ":" not in directory for directory in directories):
+        raise read.wrong(key, "each must be an absolute path without ':'")
+    return tuple(map(Path, directories))
+
+
+def _handler(name: str, table: object) -> HandlerConfig:
+    """What the runtime handler *name* differs in."""
+    where = f"handlers.{name}"
+    if not HANDLER_NAME.fullmatch(name):
+        raise InvalidArgument(f"{where}: {name!r} is not the name of a handler: small letters, digits and '-', 63 at most")
+    if not isinstance(table, dict):
+        raise InvalidArgument(f"{where}: not a table")
+    read, default = Reader(table, HandlerConfig, f"{where}."), HandlerConfig()
+    seccomp = read.string("seccomp", default.seccomp)
+    if seccomp not in ("unconfined", "runtime/default") and not seccomp.startswith("/"):
+        raise read.wrong("seccomp", f"{seccomp!r} is none of unconfined, runtime/default, and the absolute path of a profile")
+    return HandlerConfig(
+        cdi_devices=read.strings("cdi_devices", default.cdi_devices, "names of devices"),
+        seccomp=seccomp,
+        privileged_without_host_devices=read.boolean("privileged_without_host_devices", False),
     )
 
 

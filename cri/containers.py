@@ -8,12 +8,12 @@ import posixpath
 import socket
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import msgspec
 
 from cri import encoded, filters, resources, signals
 from cri.api import api_pb2 as api
+from cri.handlers import Handlers, read_profile
 from cri.node import Node
 from cri.spec import Host, container_config
 from kernel import capability
@@ -33,8 +33,8 @@ STATES = {
 
 
 class Containers:
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, handlers: Handlers) -> None:
+        self._node, self._handlers = node, handlers
         self._listed: encoded.Cache[Container, api.Container] = encoded.Cache(
             api.ListContainersResponse.CONTAINERS_FIELD_NUMBER, listed
         )
@@ -56,7 +56,8 @@ class Containers:
         def volume(wanted: str) -> str:
             return self._find_image("ImageVolumeMountFailed", wanted).id
 
-        config = container_config(request.config, sandbox.config, image.id, image.config, host(sandbox, volume))
+        here = host(sandbox, self._handlers, volume)
+        config = container_config(request.config, sandbox.config, image.id, image.config, here)
         return api.CreateContainerResponse(container_id=self._node.create_container(sandbox.id, config))
 
     def start(self, request: api.StartContainerRequest) -> api.StartContainerResponse:
@@ -122,7 +123,7 @@ class Containers:
             return None
 
 
-def host(sandbox: Sandbox, find_image: Callable[[str], str]) -> Host:
+def host(sandbox: Sandbox, handlers: Handlers, find_image: Callable[[str], str]) -> Host:
     """What only this node can tell about a container in *sandbox*."""
     return Host(
         hostname=sandbox.hostname or socket.gethostname(),
@@ -131,7 +132,9 @@ def host(sandbox: Sandbox, find_image: Callable[[str], str]) -> Host:
         security_modules=label.modules(),
         find_devices=find_devices,
         find_image=find_image,
-        read_file=lambda path: Path(path).read_bytes(),
+        read_file=read_profile,
+        handler=handlers.find(sandbox.config.runtime_handler),
+        inject_devices=handlers.inject_devices,
     )
 
 

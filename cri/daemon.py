@@ -18,6 +18,7 @@ from cri.containers import Containers
 from cri.dispatch import Dispatch
 from cri.events import Events
 from cri.execution import Execution
+from cri.handlers import Handlers
 from cri.images import ImageRpcs
 from cri.node import Node, Puller
 from cri.puller import RegistryPuller
@@ -56,12 +57,14 @@ def run(config: Config, reread: Callable[[], Config], *, verbose: bool = False) 
             finder = Finder(node)
             lines.set_up(config.log, finder, verbose=verbose)
             node.start()
-            pull_image = RegistryPuller(config, node.images)
+            pull_image, handlers = RegistryPuller(config, node.images), Handlers(config)
             applied = {
                 "log": lambda new: lines.set_up(new.log, finder, verbose=verbose),
                 "registry": pull_image.configure,
+                "cdi_dirs": handlers.configure,
+                "handlers": handlers.configure,
             }
-            asyncio.run(_serve_until_told(Reloader(config, reread, applied), node, pull_image))
+            asyncio.run(_serve_until_told(Reloader(config, reread, applied), node, pull_image, handlers))
         finally:
             node.close()
 
@@ -78,18 +81,18 @@ def make_node(config: Config) -> RuntimeNode:
 
 
 @contextlib.asynccontextmanager
-async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterator[None]:
+async def serving(config: Config, node: Node, pull_image: Puller, handlers: Handlers | None = None) -> AsyncIterator[None]:
     """Answer the CRI on the configured socket while the block runs; stop gracefully after it."""
-    dispatch = Dispatch()
+    dispatch, handlers = Dispatch(), handlers or Handlers(config)
     shown = {"rootDir": str(config.root_dir), "stateDir": str(config.run_dir), "socket": str(config.socket)}
     streaming = StreamingServer.of(config.streaming)
-    execution = Execution(node, streaming)
-    status = Status(shown, node)
+    sandboxes, containers, execution = Sandboxes(node, handlers), Containers(node, handlers), Execution(node, streaming)
+    status = Status(shown, node, config.cgroup_driver, handler_names=handlers.names)
     stats, events = Stats(node, str(config.root_dir)), Events(node)
     server = Server(
         config.socket,
         {
-            RUNTIME: runtime_service(dispatch, Sandboxes(node), Containers(node), execution, stats, events, status),
+            RUNTIME: runtime_service(dispatch, sandboxes, containers, execution, stats, events, status),
             IMAGE: image_service(dispatch, ImageRpcs(node.images, pull_image, config.root_dir)),
         },
         Finder(node),
@@ -105,7 +108,7 @@ async def serving(config: Config, node: Node, pull_image: Puller) -> AsyncIterat
         dispatch.close()
 
 
-async def _serve_until_told(reloader: Reloader, node: RuntimeNode, pull_image: Puller) -> None:
+async def _serve_until_told(reloader: Reloader, node: RuntimeNode, pull_image: Puller, handlers: Handlers) -> None:
     told, manager = asyncio.Event(), ServiceManager()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -121,7 +124,7 @@ async def _serve_until_told(reloader: Reloader, node: RuntimeNode, pull_image: P
         return f"serving {ready} pods, {running} containers run"
 
     config = reloader.running
-    async with serving(config, node, pull_image), asyncio.TaskGroup() as tasks:
+    async with serving(config, node, pull_image, handlers), asyncio.TaskGroup() as tasks:
         loop.add_signal_handler(signal.SIGHUP, reload)
         watching = tasks.create_task(watch(manager, node.faults, describe))
         log.info("listening on %s", config.socket)

@@ -33,8 +33,6 @@ def sandbox_config(config: api.PodSandboxConfig, runtime_handler: str) -> Sandbo
     for name, value in (("name", metadata.name), ("namespace", metadata.namespace), ("uid", metadata.uid)):
         if not value:
             raise InvalidArgument(f"metadata.{name} is empty")
-    if runtime_handler:
-        raise InvalidArgument(f"unknown runtime handler {runtime_handler!r}; the default one has no name")
     if context.HasField("run_as_group") and not context.HasField("run_as_user"):
         raise InvalidArgument("run_as_group needs run_as_user")
     modes = namespace_modes(context.namespace_options)

@@ -8,6 +8,7 @@ import msgspec
 
 from cri import encoded, filters, resources
 from cri.api import api_pb2 as api
+from cri.handlers import Handlers
 from cri.node import Node
 from cri.sandbox_spec import sandbox_config
 from runtime.errors import SandboxNotFound
@@ -17,8 +18,8 @@ STATES = {SandboxState.READY: api.SANDBOX_READY, SandboxState.NOT_READY: api.SAN
 
 
 class Sandboxes:
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, handlers: Handlers) -> None:
+        self._node, self._handlers = node, handlers
         self._listed: encoded.Cache[Sandbox, api.PodSandbox] = encoded.Cache(
             api.ListPodSandboxResponse.ITEMS_FIELD_NUMBER, listed
         )
@@ -30,6 +31,7 @@ class Sandboxes:
 
     def run(self, request: api.RunPodSandboxRequest) -> api.RunPodSandboxResponse:
         """Make a sandbox, ready when this returns."""
+        self._handlers.find(request.runtime_handler)
         config = sandbox_config(request.config, request.runtime_handler)
         return api.RunPodSandboxResponse(pod_sandbox_id=self._node.run_sandbox(config))
 

@@ -86,15 +86,17 @@ def seccomp(
     context: api.LinuxContainerSecurityContext,
     granted: schema.Capabilities,
     read: Callable[[str], bytes],
+    otherwise: str = "unconfined",
 ) -> schema.Seccomp | None:
     """The filter's profile, None for no filter; *read* gives the content of a profile's file.
 
-    The deprecated string counts only where the message is absent.  A privileged container has no
-    filter, whatever it asks for.
+    The deprecated string counts only where the message is absent, and *otherwise*, the handler's word, where both are.
+    A privileged container has no filter, whatever it asks for.
     """
     if context.privileged:
         return None
-    kind, path = _profile(context, "seccomp", context.seccomp_profile_path)
+    deprecated = context.seccomp_profile_path or (f"localhost/{otherwise}" if otherwise.startswith("/") else otherwise)
+    kind, path = _profile(context, "seccomp", deprecated)
     if kind == api.SecurityProfile.Unconfined:
         return None
     if kind == api.SecurityProfile.RuntimeDefault:

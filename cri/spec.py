@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from cri import mounts, resources, security, signals
 from cri.api import api_pb2 as api
+from cri.config import HandlerConfig
 from runtime.container.config import ContainerConfig
 from runtime.errors import InvalidArgument, Unsupported
 from runtime.image.config import ImageConfig
@@ -38,6 +39,10 @@ class Host:
     find_image: Callable[[str], str]
     #: The content of a profile's file.
     read_file: Callable[[str], bytes]
+    #: The pod's way to run.
+    handler: HandlerConfig
+    #: Puts CDI devices into a spec; returns the groups that its process is to be in, too.
+    inject_devices: Callable[[schema.Spec, Sequence[str]], list[int]]
 
 
 def container_config(
@@ -53,6 +58,7 @@ def container_config(
     user = security.user(context, image.user)
     pid_mode = _pid_mode(context.namespace_options, sandbox)
     spec = _spec(config, sandbox, image, host, pid_mode)
+    groups = host.inject_devices(spec, [*host.handler.cdi_devices, *(device.name for device in config.CDI_devices)])
     load.validate(spec)
     return ContainerConfig(
         name=config.metadata.name,
@@ -71,7 +77,7 @@ def container_config(
         run_as_username=user.name,
         run_as_group=user.gid,
         run_as_group_name=user.group_name,
-        supplemental_groups=user.supplemental,
+        supplemental_groups=[*user.supplemental, *groups],
         strict_groups=user.strict,
         # Deterministic: the runtime tells a repeated request by its equality.
         attachment=config.SerializeToString(deterministic=True),
@@ -80,7 +86,8 @@ def container_config(
 
 def _spec(config: api.ContainerConfig, sandbox: SandboxConfig, image: ImageConfig, host: Host, pid_mode: Mode) -> schema.Spec:
     linux, context = config.linux, config.linux.security_context
-    nodes, rules = mounts.devices(config.devices, privileged=context.privileged, find=host.find_devices)
+    has_all_devices = context.privileged and not host.handler.privileged_without_host_devices
+    nodes, rules = mounts.devices(config.devices, privileged=has_all_devices, find=host.find_devices)
     limits = resources.resources(linux.resources)
     limits.devices = rules
     masked, readonly = security.masked_and_readonly(linux)
@@ -94,7 +101,7 @@ def _spec(config: api.ContainerConfig, sandbox: SandboxConfig, image: ImageConfi
             namespaces=_namespaces(sandbox, pid_mode, privileged=context.privileged),
             devices=nodes,
             resources=limits,
-            seccomp=security.seccomp(context, granted, host.read_file),
+            seccomp=security.seccomp(context, granted, host.read_file, host.handler.seccomp),
             rootfs_propagation=mounts.root_propagation(config.mounts),
             masked_paths=masked,
             readonly_paths=readonly,
@@ -160,8 +167,6 @@ def _check(config: api.ContainerConfig, sandbox: SandboxConfig, host: Host) -> N
         raise InvalidArgument("metadata.name is empty")
     if context.privileged and not sandbox.privileged:
         raise InvalidArgument("a privileged container needs a privileged sandbox")
-    if config.CDI_devices:
-        raise Unsupported(f"CDI device {config.CDI_devices[0].name}: CDI is not supported yet")
     _check_user_namespace(context.namespace_options, sandbox)
     # The sandbox decided about network and ipc; the container's word on them is only echoed.
     if context.namespace_options.pid not in MODES:

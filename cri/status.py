@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,12 +26,19 @@ WANTED_CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "hugetlb")
 
 
 class Status:
-    def __init__(self, config: Mapping[str, object], node: Node, cgroup_driver: cgroups.Name = "cgroupfs") -> None:
+    def __init__(
+        self,
+        config: Mapping[str, object],
+        node: Node,
+        cgroup_driver: cgroups.Name = "cgroupfs",
+        *,
+        handler_names: Callable[[], Sequence[str]],
+    ) -> None:
         """*config* is what ``crictl info`` shows as the configuration."""
         self._has_user_namespaces = node.can_map_ids()
         self._cgroup_driver = api.SYSTEMD if cgroup_driver == "systemd" else api.CGROUPFS
         self._config = msgspec.json.encode(dict(config)).decode()
-        self._node = node
+        self._node, self._handler_names = node, handler_names
         controllers = node.controllers()
         self._missing = [name for name in WANTED_CONTROLLERS if name not in controllers]
 
@@ -44,7 +51,7 @@ class Status:
         )
 
     def status(self, request: api.StatusRequest) -> api.StatusResponse:
-        """The conditions, and what the one handler (which has no name) can do.
+        """The conditions, and what each handler can do: the same, as they differ in what they give.
 
         A daemon that answers is ready: it does not start without what it needs.  The network may wait for the
         cluster to bring one.  Where a cgroup controller is missing, containers run and limits on it are refused.
@@ -59,11 +66,12 @@ class Status:
             ),
             runtime_handlers=[
                 api.RuntimeHandler(
-                    name="",
+                    name=name,
                     features=api.RuntimeHandlerFeatures(
                         recursive_read_only_mounts=True, user_namespaces=self._has_user_namespaces
                     ),
                 )
+                for name in self._handler_names()
             ],
             features=api.RuntimeFeatures(
                 supplemental_groups_policy=True, user_namespaces_host_network=self._has_user_namespaces, mount_options=True

@@ -142,9 +142,9 @@ def test_a_container_needs_a_ready_sandbox_and_an_image(daemon: Daemon) -> None:
     assert code == grpc.StatusCode.NOT_FOUND
 
 
-def test_what_is_not_there_yet_is_unimplemented(daemon: Daemon) -> None:
+def test_a_device_that_no_vendor_describes_is_named(daemon: Daemon) -> None:
     code, message = daemon.refused(lambda: daemon.container(daemon.pod(), CDI_devices=[api.CDIDevice(name="vendor/class=x")]))
-    assert code == grpc.StatusCode.UNIMPLEMENTED and "vendor/class=x" in message
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and "vendor/class=x: unknown in /etc/cdi, /var/run/cdi" in message
 
 
 def test_a_log_is_reopened_only_while_the_container_runs(daemon: Daemon) -> None:

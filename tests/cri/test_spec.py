@@ -13,7 +13,7 @@ from cri import spec as subject
 from cri.api import api_pb2 as api
 from runtime import document
 from runtime.container.config import ContainerConfig
-from runtime.errors import InvalidArgument, InvalidSpec, Unsupported
+from runtime.errors import InvalidArgument, InvalidSpec
 from runtime.spec import load, schema
 from tests.cri import wishes
 
@@ -185,10 +185,6 @@ def test_the_user_namespace_is_the_sandboxs() -> None:
         with pytest.raises(InvalidArgument, match="userns_options"):
             wishes.translated(userns(**wrong))
 
-
-def test_what_is_not_there_yet_says_so() -> None:
-    with pytest.raises(Unsupported, match="CDI device v/c=d"):
-        wishes.translated(wishes.container(CDI_devices=[api.CDIDevice(name="v/c=d")]))
 
 
 @pytest.mark.parametrize(

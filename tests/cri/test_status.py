@@ -40,7 +40,7 @@ def test_the_cgroup_driver_is_said(daemon: Daemon) -> None:
     answer = daemon.client.call(api.RuntimeConfigRequest(), api.RuntimeConfigResponse)
     # a message without it reads SYSTEMD, and one without "linux" is no answer at all
     assert answer.HasField("linux") and answer.linux.cgroup_driver == api.CGROUPFS
-    other = Status({}, FakeNode(), "systemd").runtime_config(api.RuntimeConfigRequest())
+    other = Status({}, FakeNode(), "systemd", handler_names=list).runtime_config(api.RuntimeConfigRequest())
     assert other.HasField("linux") and other.linux.cgroup_driver == api.SYSTEMD
 
 
@@ -54,7 +54,8 @@ def test_a_node_with_all_controllers_is_ready() -> None:
     node = FakeNode()
     node.controllers = lambda: frozenset(WANTED_CONTROLLERS)  # type: ignore[method-assign]
     node.can_map_ids = lambda: False  # type: ignore[method-assign]
-    answer = Status({}, node).status(api.StatusRequest())
+    answer = Status({}, node, handler_names=lambda: ["", "gpu"]).status(api.StatusRequest())
+    assert [handler.name for handler in answer.runtime_handlers] == ["", "gpu"]
     assert not answer.runtime_handlers[0].features.user_namespaces and not answer.features.user_namespaces_host_network
     assert all(condition.status for condition in answer.status.conditions)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cri.api import api_pb2 as api
+from cri.config import HandlerConfig
 from cri.spec import Host
 from cri.spec import container_config as translate
 from kernel.capability import CAPABILITIES
@@ -16,6 +17,7 @@ from runtime.spec import schema
 
 #: All 41 that kernel/capability.py knows, whatever kernel the tests run on.
 KNOWN = tuple(CAPABILITIES)
+PLAIN = HandlerConfig()
 
 
 def image(**fields: Any) -> ImageConfig:
@@ -39,7 +41,18 @@ def no_file(path: str) -> bytes:
     raise FileNotFoundError(2, "No such file or directory", path)
 
 
-def host(find_devices: Callable[[str], list[schema.Device]] = no_devices, read_file: Callable[[str], bytes] = no_file) -> Host:
+def inject_none(spec: schema.Spec, names: Sequence[str]) -> list[int]:
+    assert not names
+    return []
+
+
+def host(
+    find_devices: Callable[[str], list[schema.Device]] = no_devices,
+    read_file: Callable[[str], bytes] = no_file,
+    *,
+    handler: HandlerConfig = PLAIN,
+    inject: Callable[[schema.Spec, Sequence[str]], list[int]] = inject_none,
+) -> Host:
     modules = ("apparmor", "selinux")
     return Host(
         hostname="node",
@@ -48,6 +61,8 @@ def host(find_devices: Callable[[str], list[schema.Device]] = no_devices, read_f
         find_devices=find_devices,
         find_image=lambda name: f"id-of-{name}",
         read_file=read_file,
+        handler=handler,
+        inject_devices=inject,
     )
 
 
