@@ -20,6 +20,7 @@ from cri.events import Events
 from cri.execution import Execution
 from cri.handlers import Handlers
 from cri.images import ImageRpcs
+from cri.metrics import Metrics
 from cri.node import Node, Puller
 from cri.puller import RegistryPuller
 from cri.reload import Reloader
@@ -88,11 +89,11 @@ async def serving(config: Config, node: Node, pull_image: Puller, handlers: Hand
     streaming = StreamingServer.of(config.streaming)
     sandboxes, containers, execution = Sandboxes(node, handlers), Containers(node, handlers), Execution(node, streaming)
     status = Status(shown, node, config.cgroup_driver, handler_names=handlers.names)
-    stats, events = Stats(node, str(config.root_dir)), Events(node)
+    stats, metrics, events = Stats(node, str(config.root_dir)), Metrics(node), Events(node)
     server = Server(
         config.socket,
         {
-            RUNTIME: runtime_service(dispatch, sandboxes, containers, execution, stats, events, status),
+            RUNTIME: runtime_service(dispatch, sandboxes, containers, execution, stats, metrics, events, status),
             IMAGE: image_service(dispatch, ImageRpcs(node.images, pull_image, config.root_dir)),
         },
         Finder(node),

@@ -72,7 +72,7 @@ def merged(holds: api.LinuxContainerResources, asked: api.LinuxContainerResource
 
 
 def added(first: api.LinuxContainerResources, second: api.LinuxContainerResources) -> api.LinuxContainerResources:
-    """What both together take, as a pod's containers and the overhead of running them; what the first has no limit of, both have none of."""
+    """What both together take, as a pod's containers and the overhead of running them; no limit of the first is none of both."""
     total = api.LinuxContainerResources()
     total.CopyFrom(first)
     for name in ("cpu_shares", "memory_limit_in_bytes", "memory_swap_limit_in_bytes"):

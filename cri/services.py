@@ -9,6 +9,7 @@ from cri.dispatch import Dispatch, Handler, not_yet, parts, whole
 from cri.events import Events
 from cri.execution import Execution
 from cri.images import ImageRpcs
+from cri.metrics import Metrics
 from cri.sandboxes import Sandboxes
 from cri.stats import Stats
 from cri.status import Status
@@ -22,6 +23,7 @@ def runtime_service(
     containers: Containers,
     execution: Execution,
     stats: Stats,
+    metrics: Metrics,
     events: Events,
     status: Status,
 ) -> Table:
@@ -63,10 +65,10 @@ def runtime_service(
         "PodSandboxStats": run.threaded(stats.sandbox),
         "ListPodSandboxStats": whole(run.threaded(stats.sandboxes)),
         "StreamPodSandboxStats": parts(run.threaded(stats.sandboxes)),
-        "ListMetricDescriptors": not_yet("metrics"),
-        "ListPodSandboxMetrics": not_yet("metrics"),
+        "ListMetricDescriptors": run.threaded(metrics.descriptors),
+        "ListPodSandboxMetrics": whole(run.threaded(metrics.sandboxes)),
+        "StreamPodSandboxMetrics": parts(run.threaded(metrics.sandboxes)),
         "GetContainerEvents": run.inline(events.subscribe),
-        "StreamPodSandboxMetrics": not_yet("streaming metrics"),
     }
 
 

@@ -53,7 +53,7 @@ from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.session import Session
 from runtime.spec import schema
 from runtime.store import Store
-from runtime.usage import ContainerUse, Meter, Processes, SandboxUse
+from runtime.usage import ContainerUse, Disk, Meter, Processes, SandboxUse
 
 #: Between two attempts to have a monitor, when it dies at once.
 RETRY_SECONDS = 0.1
@@ -183,6 +183,13 @@ class Node:
 
     def processes_of(self, container: Container) -> Processes | None:
         return self._meter.processes(container)
+
+    def disk(self) -> Disk:
+        return self._meter.disk()
+
+    def accounts(self) -> frozenset[str]:
+        """The files in which this node's cgroups keep account of containers."""
+        return self._meter.accounts()
 
     def use_of_layers(self) -> Usage:
         """What the writable layers of all containers take on disk."""

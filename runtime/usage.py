@@ -11,9 +11,12 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from kernel.cgroup import Cgroup
+from kernel.mountinfo import load_mountinfo
+from runtime.container import resources as limits
 from runtime.container import statistics
 from runtime.container.state import Container, ContainerState
 from runtime.container.statistics import Statistics
@@ -67,6 +70,16 @@ class Processes:
     """The soft limit of the container's first process."""
 
 
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system that the writable layers are on."""
+
+    device: str
+    bytes: int
+    inodes: int
+    inodes_free: int
+
+
 @dataclass(slots=True)
 class _Sample:
     at_ns: int
@@ -107,6 +120,25 @@ class Meter:
             return None
         threads, descriptors, sockets = (sum(column) for column in zip(*found, strict=True))
         return Processes(len(found), threads, descriptors, sockets, _open_files_limit(container.pid))
+
+    def disk(self) -> Disk:
+        """The file system of the writable layers, now."""
+        found = os.statvfs(self._context.paths.containers)
+        return Disk(self._device, found.f_blocks * found.f_frsize, found.f_files, found.f_ffree)
+
+    @cached_property
+    def _device(self) -> str:
+        """As mount(8) shows it, or its numbers where it is mounted nowhere that we see."""
+        number = os.stat(self._context.paths.containers).st_dev
+        name = f"{os.major(number)}:{os.minor(number)}"
+        return next((row.source for row in load_mountinfo() if row.device == name), name)
+
+    def accounts(self) -> frozenset[str]:
+        """The files in which this node's cgroups keep account of containers, "hugetlb" for all of that."""
+        home = self._context.cgroup(os.path.dirname(self._context.cgroups.pod_path("", "0" * 64)))
+        limits.apply(home, self._context.tree, None)  # as for the first container: what can count does
+        names = {name for name in os.listdir(home.path) if not name.endswith(".pressure") or _is_kept(home, name)}
+        return frozenset(names | ({"hugetlb"} if "hugetlb" in home.controllers() else set()))
 
     def layers_total(self) -> tuple[int, int]:
         """Bytes and inodes of all writable layers, as far as they have been measured."""
@@ -172,6 +204,15 @@ class Meter:
         with self._guard:
             for owner in [each for each in self._samples if each not in inventory.containers and each not in inventory.sandboxes]:
                 del self._samples[owner]
+
+
+def _is_kept(cgroup: Cgroup, file: str) -> bool:
+    """Whether the file can be read: of pressure there is no account where the kernel was started with psi=0."""
+    try:
+        cgroup.read(file)
+    except OSError:
+        return False
+    return True
 
 
 def _look_at(pid: int) -> tuple[int, int, int] | None:

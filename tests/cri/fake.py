@@ -33,11 +33,16 @@ from runtime.network.traffic import LinkUse, Traffic
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.spec import schema
-from runtime.usage import ContainerUse, Processes, SandboxUse, Use
+from runtime.usage import ContainerUse, Disk, Processes, SandboxUse, Use
 from runtime.writable import LayerUse
 
 NAME = "docker.io/library/web:1"
 
+#: Of which metrics come.
+FILES = (
+    *("cpu.max", "memory.current", "memory.peak", "memory.swap.current", "pids.max", "io.stat", "hugetlb"),
+    *("cpu.pressure", "memory.pressure", "io.pressure"),
+)
 PRESSURE = Pressures(some=Pressure(1.5, 2.5, 3.5, 1_000_000), full=Pressure(0.5, 0.25, 0.125, 2_000))
 #: What a node with every controller says of something that runs.
 FULL_USE = Use(
@@ -51,6 +56,7 @@ FULL_USE = Use(
                 "anon": 300,
                 "file": 500,
                 "inactive_file": 200,
+                "active_file": 250,
                 "pgfault": 17,
                 "pgmajfault": 2,
                 "kernel": 33,
@@ -134,6 +140,7 @@ class FakeNode:
         self.pod_cidr = ""
         self.result = ExecResult(b"out", b"err", 3)
         self.listeners: list[Listener] = []
+        self.files = frozenset(FILES)
         self.use = FULL_USE
         self.layer: LayerUse | None = LayerUse(bytes=12288, inodes=3, at_ns=77)
         self.links: tuple[LinkUse, ...] | None = (
@@ -263,6 +270,12 @@ class FakeNode:
 
     def processes_of(self, container: Container) -> Processes | None:
         return Processes(3, 4, 50, 6, 1024) if container.state is ContainerState.RUNNING else None
+
+    def disk(self) -> Disk:
+        return Disk("/dev/vda1", 1 << 30, 1000, 900)
+
+    def accounts(self) -> frozenset[str]:
+        return self.files
 
     def use_of_layers(self) -> Usage:
         return Usage(bytes=8192, inodes=9)

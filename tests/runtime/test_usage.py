@@ -160,3 +160,22 @@ def test_processes_are_counted_with_what_they_hold(node: Node, sandbox: str) -> 
     assert f"Max open files            {processes.open_files_limit} " in Path(f"/proc/{record.pid}/limits").read_text()
     node.stop_container(container, 0)
     assert node.processes_of(node.find_container(container)) is None
+
+
+@requires("root", "cgroup2", "busybox")
+def test_what_this_nodes_cgroups_count_is_known_before_there_is_a_container(node: Node, sandbox: str) -> None:
+    accounts = node.accounts()
+    assert {"cpu.stat", "cgroup.procs"} <= accounts
+    container = wishes.run(node, sandbox, wishes.container(["sleep", "100"]))
+    files = set(os.listdir(find_tree() / node.find_container(container).cgroup.lstrip("/")))
+    assert {file for file in accounts if "." in file and not file.endswith(".pressure")} == {
+        file for file in files if not file.endswith(".pressure")
+    }
+    assert ("hugetlb" in accounts) == any(file.startswith("hugetlb.") for file in files)
+
+
+@requires("root", "cgroup2", "busybox")
+def test_the_disk_is_that_of_the_writable_layers(node: Node, paths: Paths) -> None:
+    disk, found = node.disk(), os.statvfs(paths.root_dir)
+    assert (disk.bytes, disk.inodes) == (found.f_blocks * found.f_frsize, found.f_files)
+    assert disk.device
