@@ -94,7 +94,7 @@ async def serving(config: Config, node: Node, pull_image: Puller, handlers: Hand
         config.socket,
         {
             RUNTIME: runtime_service(dispatch, sandboxes, containers, execution, stats, metrics, events, status),
-            IMAGE: image_service(dispatch, ImageRpcs(node.images, pull_image, config.root_dir)),
+            IMAGE: image_service(dispatch, ImageRpcs(node.images, pull_image, config.root_dir, node.use_of_layers)),
         },
         Finder(node),
     )

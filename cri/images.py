@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,13 +15,14 @@ from cri.api import api_pb2 as api
 from cri.node import Images, Puller
 from runtime.errors import InvalidArgument
 from runtime.image.auth import Credentials, decode_auth
-from runtime.image.records import Image
+from runtime.image.records import Image, Usage
 
 
 class ImageRpcs:
-    def __init__(self, images: Images, pull: Puller, directory: Path) -> None:
-        """*directory* is one on the file system that holds the images."""
+    def __init__(self, images: Images, pull: Puller, directory: Path, layers: Callable[[], Usage]) -> None:
+        """*directory* is one on the file system that holds the images, and what *layers* counts: containers' own files."""
         self._images = images
+        self._layers = layers
         self._pull = pull
         self._directory = directory
 
@@ -51,15 +53,18 @@ class ImageRpcs:
         return api.RemoveImageResponse()
 
     def file_system(self, _request: api.ImageFsInfoRequest) -> api.ImageFsInfoResponse:
-        """What images take; a kubelet measures the file system itself, at the directory that is named."""
-        usage = self._images.usage()
-        entry = api.FilesystemUsage(
+        """What images take, and what containers wrote; a kubelet measures the file system itself, at the directory named."""
+        return api.ImageFsInfoResponse(
+            image_filesystems=[self._entry(self._images.usage())], container_filesystems=[self._entry(self._layers())]
+        )
+
+    def _entry(self, usage: Usage) -> api.FilesystemUsage:
+        return api.FilesystemUsage(
             timestamp=time.time_ns(),
             fs_id=api.FilesystemIdentifier(mountpoint=str(self._directory)),
             used_bytes=api.UInt64Value(value=usage.bytes),
             inodes_used=api.UInt64Value(value=usage.inodes),
         )
-        return api.ImageFsInfoResponse(image_filesystems=[entry], container_filesystems=[entry])
 
 
 def message_of(image: Image) -> api.Image:

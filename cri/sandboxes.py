@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import time
 
 import msgspec
 
-from cri import encoded, filters, resources
+from cri import containers, encoded, filters, resources
 from cri.api import api_pb2 as api
 from cri.handlers import Handlers
 from cri.node import Node
@@ -51,7 +52,10 @@ class Sandboxes:
 
     def status(self, request: api.PodSandboxStatusRequest) -> api.PodSandboxStatusResponse:
         sandbox = self._node.find_sandbox(request.pod_sandbox_id)
-        response = api.PodSandboxStatusResponse(status=status(sandbox))
+        of_pod = [each for each in self._node.containers() if each.sandbox_id == sandbox.id]
+        response = api.PodSandboxStatusResponse(
+            status=status(sandbox), containers_statuses=[containers.status(each) for each in of_pod], timestamp=time.time_ns()
+        )
         if request.verbose:
             response.info["info"] = verbose(sandbox)
         return response

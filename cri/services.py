@@ -79,5 +79,5 @@ def image_service(run: Dispatch, images: ImageRpcs) -> Table:
         "StreamImages": parts(run.inline(images.list)),
         "ImageStatus": run.inline(images.status),
         "RemoveImage": run.threaded(images.remove),
-        "ImageFsInfo": run.inline(images.file_system),
+        "ImageFsInfo": run.threaded(images.file_system),
     }

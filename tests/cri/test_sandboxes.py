@@ -138,3 +138,13 @@ def test_a_wrong_request_is_refused_before_the_node_is_asked(daemon: Daemon) -> 
     code, message = daemon.refused(lambda: daemon.pod(log_directory="relative"))
     assert code == grpc.StatusCode.INVALID_ARGUMENT and message.startswith("log_directory: 'relative'")
     assert daemon.node.calls == []
+
+
+def test_the_status_has_those_of_all_its_containers_and_says_when(daemon: Daemon) -> None:
+    pod = daemon.pod()
+    containers = [daemon.container(pod, name) for name in ("one", "two")]
+    daemon.container(daemon.pod("other"), "elsewhere")
+    answer = daemon.client.call(api.PodSandboxStatusRequest(pod_sandbox_id=pod), api.PodSandboxStatusResponse)
+    assert [each.id for each in answer.containers_statuses] == containers
+    assert answer.containers_statuses[0].metadata.name == "one"
+    assert answer.timestamp > 0
