@@ -93,7 +93,10 @@ class Dispatch:
             if flight is None:
                 flight = self._flights[name] = self._take_off(name, request, body)
             elif flight.request != request:
-                raise WrongState("a different request with the same name and attempt is being worked on")
+                raise WrongState(
+                    f"{_told(name)}: another request for the same attempt is being worked on, and says something else; "
+                    "wait for it, or use another attempt number"
+                )
             flight.waiting += 1
             try:
                 response: Response = await asyncio.shield(flight.future)
@@ -157,6 +160,12 @@ def not_yet(what: str) -> Handler:
         raise Unsupported(f"{what} is not implemented by this version of kernelet")
 
     return handler
+
+
+def _told(key: Hashable) -> str:
+    """A key for people: its kind and its parts."""
+    kind, *parts = key if isinstance(key, tuple) else (key,)
+    return f"{kind} {'/'.join(map(str, parts))}"
 
 
 def _in_pool(pool: ThreadPoolExecutor, body: Callable[[Request], Response]) -> Handler:

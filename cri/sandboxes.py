@@ -30,6 +30,10 @@ class Sandboxes:
         metadata = request.config.metadata
         return "sandbox", metadata.namespace, metadata.name, metadata.uid, metadata.attempt
 
+    def stop_key(self, request: api.StopPodSandboxRequest | api.RemovePodSandboxRequest) -> tuple[object, ...]:
+        """A kubelet stops a pod every two seconds until it is stopped; it need not take a thread each time."""
+        return type(request).__name__, request.pod_sandbox_id
+
     def run(self, request: api.RunPodSandboxRequest) -> api.RunPodSandboxResponse:
         """Make a sandbox, ready when this returns."""
         self._handlers.find(request.runtime_handler)

@@ -34,8 +34,8 @@ def runtime_service(
         "UpdateRuntimeConfig": run.inline(status.update_runtime_config),
         # sandboxes
         "RunPodSandbox": run.once(sandboxes.key, sandboxes.run),
-        "StopPodSandbox": run.threaded(sandboxes.stop),
-        "RemovePodSandbox": run.threaded(sandboxes.remove),
+        "StopPodSandbox": run.once(sandboxes.stop_key, sandboxes.stop),
+        "RemovePodSandbox": run.once(sandboxes.stop_key, sandboxes.remove),
         "PodSandboxStatus": run.inline(sandboxes.status),
         "ListPodSandbox": whole(run.inline(sandboxes.list)),
         "StreamPodSandboxes": parts(run.inline(sandboxes.list)),

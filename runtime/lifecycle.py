@@ -237,7 +237,7 @@ def open_log(path: str) -> Fd:
 def _find_attempt(context: Context, sandbox_id: str, config: ContainerConfig) -> Container | None:
     for container in context.inventory.containers_of(sandbox_id):
         if (container.config.name, container.config.attempt) == (config.name, config.attempt):
-            if container.state is ContainerState.CREATED and container.config == config:
+            if container.state is ContainerState.CREATED and container.config.is_asked_again_by(config):
                 return container
             raise WrongState(
                 f"create container {config.name}: attempt {config.attempt} exists as {container.id[:13]} "

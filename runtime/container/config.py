@@ -9,6 +9,7 @@ default, never renamed.
 from __future__ import annotations
 
 import signal
+from typing import Self
 
 import msgspec
 
@@ -53,3 +54,7 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
 
     #: The caller's own account of the request; opaque here.
     attachment: bytes = b""
+
+    def is_asked_again_by(self, other: Self) -> bool:
+        """Whether *other* is the same request: what it means here may have changed since, with a device or a release of ours."""
+        return self.attachment == other.attachment if self.attachment and other.attachment else self == other

@@ -6,7 +6,7 @@ it: fields are added with a default, never renamed.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -63,3 +63,7 @@ class SandboxConfig(msgspec.Struct, kw_only=True):
     annotations: dict[str, str] = {}
     #: The caller's own account of the request; opaque here.
     attachment: bytes = b""
+
+    def is_asked_again_by(self, other: Self) -> bool:
+        """Whether *other* is the same request: what it means here may have changed since, with a device or a release of ours."""
+        return self.attachment == other.attachment if self.attachment and other.attachment else self == other

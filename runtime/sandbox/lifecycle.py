@@ -166,7 +166,7 @@ def _find_attempt(context: Context, config: SandboxConfig) -> Sandbox | None:
     key = (config.namespace, config.name, config.uid, config.attempt)
     for sandbox in tuple(context.inventory.sandboxes.values()):
         if sandbox.key == key:
-            if sandbox.state is SandboxState.READY and sandbox.config == config:
+            if sandbox.state is SandboxState.READY and sandbox.config.is_asked_again_by(config):
                 return sandbox
             raise WrongState(
                 f"run sandbox {config.namespace}/{config.name}: attempt {config.attempt} exists as {sandbox.id[:13]} and is "

@@ -120,7 +120,8 @@ def test_another_request_with_the_same_name_does_not_join(daemon: Daemon) -> Non
         first.result(10)
     assert (code, message) == (
         grpc.StatusCode.FAILED_PRECONDITION,
-        "a different request with the same name and attempt is being worked on",
+        "sandbox default/web/uid-web/0: another request for the same attempt is being worked on, and says something else; "
+        "wait for it, or use another attempt number",
     )
 
 
