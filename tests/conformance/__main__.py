@@ -1,8 +1,10 @@
-"""``python -m tests.conformance [--focus RE] [--nodes N]``: the CRI's own conformance suite against our daemon.
+"""``python -m tests.conformance``: the CRI's own conformance suite against our daemon.
 
 Runs the unmodified critest (``critest/`` has its version; make builds it to build/critest) in a node of its own,
 prints a table and writes build/conformance.json: the specs that passed, and those that failed or were skipped, with the
 reason.  With --nodes so many of it run at once, as the CI of other runtimes does, by the build/ginkgo of its version.
+Streams go over SPDY, as a kubelet's do; with --transport websocket they go over WebSockets, and the verdict is in
+build/conformance-websocket.json.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from tests.support.registry import docker_registry
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 CRITEST = BUILD / "critest"
-OUTPUT = BUILD / "conformance.json"
+#: What has critest stream otherwise than over SPDY, and where the verdict is then.
+TRANSPORTS = {"spdy": [], "websocket": ["-websocket-exec", "-websocket-attach", "-websocket-portforward"]}
+OUTPUTS = {"spdy": BUILD / "conformance.json", "websocket": BUILD / "conformance-websocket.json"}
 #: What critest and the daemon said, and what is worth keeping between runs.
 WORK = BUILD / "conformance"
 
@@ -39,20 +43,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__.splitlines()[0])
     parser.add_argument("--focus", metavar="RE", help="only the specs whose full name matches")
     parser.add_argument("--nodes", metavar="N", type=int, default=1, help="so many specs at once")
+    parser.add_argument("--transport", choices=TRANSPORTS, default="spdy", help="what exec, attach and port-forward go over")
     options = parser.parse_args()
+    output = OUTPUTS[options.transport]
     if not CRITEST.exists():
         sys.exit(f"{CRITEST} is not there: make conformance builds it (with Go)")
     WORK.mkdir(parents=True, exist_ok=True)
     images.fetch(WORK)  # the node of our own has no way out
     with isolated() as run:
-        report = measured(run, options.focus, options.nodes)
-    OUTPUT.write_text(json.dumps(report.document(), indent=1) + "\n")
+        report = measured(run, options.focus, options.nodes, options.transport)
+    output.write_text(json.dumps(report.document(), indent=1) + "\n")
     print(report.table())
-    print(f"\nwritten to {OUTPUT}; what was said: {WORK}/critest.log and daemon.log")
+    print(f"\nwritten to {output}; what was said: {WORK}/critest.log and daemon.log")
     sys.exit(1 if report.failed else 0)
 
 
-def measured(run: Run, focus: str | None, nodes: int) -> Report:
+def measured(run: Run, focus: str | None, nodes: int, transport: str) -> Report:
     """critest's verdict on a daemon of this run."""
     paths = Paths(root_dir=run.directory / "root", run_dir=run.directory / "run")
     paths.prepare()
@@ -61,7 +67,7 @@ def measured(run: Run, focus: str | None, nodes: int) -> Report:
         daemon = Daemon(paths, run, registry=address)
         daemon.start()
         try:
-            return _judged(run, paths.socket, focus, nodes)
+            return _judged(run, paths.socket, focus, nodes, transport)
         finally:
             daemon.stop()
             shutil.copy(daemon.log, WORK / "daemon.log")
@@ -77,13 +83,14 @@ def not_run() -> dict[str, str]:
     }
 
 
-def _judged(run: Run, socket: Path, focus: str | None, nodes: int) -> Report:
+def _judged(run: Run, socket: Path, focus: str | None, nodes: int, transport: str) -> Report:
     """Run critest once against the daemon at *socket*."""
     temporary, verdict = run.directory / "tmp", run.directory / "critest.json"
     temporary.mkdir()
     command = [CRITEST, f"-runtime-endpoint=unix://{socket}", "-ginkgo.v", "-ginkgo.no-color"]
     left_out = not_run()
     command += [f"-ginkgo.json-report={verdict}", f"-ginkgo.skip={'|'.join(left_out)}", "-ginkgo.timeout=1h", "-test.timeout=0"]
+    command += TRANSPORTS[transport]
     if focus:
         command.append(f"-ginkgo.focus={focus}")
     if nodes > 1:  # ginkgo objects to the flag itself
