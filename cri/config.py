@@ -33,6 +33,10 @@ port = 0                                  # 0: any that is free
 tls_cert_file = ""                        # a chain of certificates (PEM), for https; with its key
 tls_key_file = ""
 
+[metrics]
+address = ""                              # as "127.0.0.1:9464": the daemon's own account of itself, for Prometheus, at
+                                          # http://ADDRESS/metrics; empty is off.  Nobody is asked who he is
+
 [registry]
 insecure = []                             # reload.  hosts asked by plain http, as "registry.lan:5000"; localhost needs no entry
 
@@ -106,6 +110,17 @@ class StreamingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    address: str = ""
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """Of an address that is given: ``127.0.0.1:9464``, ``[::1]:9464``."""
+        host, _, port = self.address.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryConfig:
     mirrors: Mapping[str, Mirrors] = field(default_factory=dict)
     insecure: tuple[str, ...] = ()
@@ -132,6 +147,7 @@ class Config:
     log: LogConfig = LogConfig()
     network: NetworkConfig = NetworkConfig()
     streaming: StreamingConfig = StreamingConfig()
+    metrics: MetricsConfig = MetricsConfig()
     registry: RegistryConfig = RegistryConfig()
     handlers: Mapping[str, HandlerConfig] = field(default_factory=dict)
 
@@ -202,6 +218,7 @@ def build(table: Mapping[str, Any]) -> Config:
         log=_log(Reader(read.table("log"), LogConfig, "log.")),
         network=_network(Reader(read.table("network"), NetworkConfig, "network.")),
         streaming=_streaming(Reader(read.table("streaming"), StreamingConfig, "streaming.")),
+        metrics=_metrics(Reader(read.table("metrics"), MetricsConfig, "metrics.")),
         registry=_registry(Reader(read.table("registry"), RegistryConfig, "registry.")),
         cdi_dirs=_directories(read, "cdi_dirs", default.cdi_dirs),
         handlers={name: _handler(name, table) for name, table in read.table("handlers").items()},
@@ -290,6 +307,19 @@ def _streaming(read: Reader) -> StreamingConfig:
         if not path and any(files.values()):
             raise read.wrong(key, "a certificate and its key go together")
     return StreamingConfig(address, read.integer("port", default.port, least=0, most=0xFFFF), **files)
+
+
+def _metrics(read: Reader) -> MetricsConfig:
+    address = read.string("address", "")
+    host, _, port = address.rpartition(":")
+    try:
+        # An IPv6 address is in brackets: its colons would be the port's.
+        is_right = not address or ((":" in host) == host.startswith("[") and bool(ipaddress.ip_address(host.strip("[]"))))
+    except ValueError:
+        is_right = False
+    if not is_right or (address and not (port.isdecimal() and port.isascii() and int(port) < 1 << 16)):
+        raise read.wrong("address", f"{address!r} is not an IP address and a port, as 127.0.0.1:9464")
+    return MetricsConfig(address)
 
 
 def _registry(read: Reader) -> RegistryConfig:

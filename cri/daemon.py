@@ -18,6 +18,7 @@ from cri.containers import Containers
 from cri.dispatch import Dispatch
 from cri.events import Events
 from cri.execution import Execution
+from cri.exposition import Exposition
 from cri.handlers import Handlers
 from cri.images import ImageRpcs
 from cri.metrics import Metrics
@@ -32,6 +33,7 @@ from cri.status import Status
 from cri.streaming.server import StreamingServer
 from cri.subject import NOBODY, Finder
 from cri.systemd import ServiceManager, watch
+from cri.telemetry import CONTENT_TYPE, Telemetry
 from runtime import lock
 from runtime.container.state import ContainerState
 from runtime.network.selection import Choice
@@ -89,6 +91,7 @@ async def serving(config: Config, node: Node, pull_image: Puller, handlers: Hand
     streaming = StreamingServer.of(config.streaming)
     sandboxes, containers, execution = Sandboxes(node, handlers), Containers(node, handlers), Execution(node, streaming)
     status = Status(shown, node, config.cgroup_driver, handler_names=handlers.names)
+    telemetry = Telemetry(node)
     stats, metrics, events = Stats(node, str(config.root_dir)), Metrics(node), Events(node)
     server = Server(
         config.socket,
@@ -97,13 +100,19 @@ async def serving(config: Config, node: Node, pull_image: Puller, handlers: Hand
             IMAGE: image_service(dispatch, ImageRpcs(node.images, pull_image, config.root_dir, node.use_of_layers)),
         },
         Finder(node),
+        telemetry.observe,
     )
+    exposition = Exposition(*config.metrics.host_and_port, telemetry.render, CONTENT_TYPE) if config.metrics.address else None
     try:
         await streaming.start()
         await server.start()
+        if exposition is not None:
+            await exposition.start()
         yield
     finally:
         events.close()
+        if exposition is not None:
+            await exposition.stop()
         await server.stop(GRACE_SECONDS)
         await streaming.stop()
         dispatch.close()

@@ -45,6 +45,7 @@ from runtime.network import capabilities
 from runtime.network.bridge import SUBNET, BridgeNetwork
 from runtime.network.cni import CniNetwork
 from runtime.network.selection import BUILT_IN, Choice, SelectedNetwork
+from runtime.own_use import OwnUse, own_use
 from runtime.paths import Paths
 from runtime.sandbox import lifecycle as sandbox_lifecycle
 from runtime.sandbox import namespaces
@@ -173,7 +174,16 @@ class Node:
         """Have *listener* told of every change to sandboxes and containers; what is returned ends that."""
         return self._context.inventory.listen(listener)
 
+    @property
+    def monitor_losses(self) -> int:
+        """How often a monitor ended that should not have."""
+        return self._context.monitor.losses
+
     # What it uses.
+
+    def own_use(self) -> OwnUse:
+        """What this daemon itself uses."""
+        return own_use()
 
     def use_of_containers(self, containers: Sequence[Container], *, brief: bool = True) -> list[ContainerUse]:
         return self._meter.containers(containers, brief=brief)

@@ -23,13 +23,14 @@ from runtime.container.statistics import (
     Pressures,
     Statistics,
 )
-from runtime.errors import Cancelled, ContainerNotFound, InvalidArgument, RegistryUnavailable, SandboxNotFound
+from runtime.errors import Cancelled, ContainerNotFound, InvalidArgument, MonitorLost, RegistryUnavailable, SandboxNotFound
 from runtime.events import Change, Kind, Listener
 from runtime.execution import ExecResult
 from runtime.image.auth import Credentials
 from runtime.image.config import ImageConfig
 from runtime.image.records import Image, Usage
 from runtime.network.traffic import LinkUse, Traffic
+from runtime.own_use import OwnUse
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.spec import schema
@@ -140,6 +141,7 @@ class FakeNode:
         self.pod_cidr = ""
         self.result = ExecResult(b"out", b"err", 3)
         self.listeners: list[Listener] = []
+        self.has_monitor = True
         self.files = frozenset(FILES)
         self.use = FULL_USE
         self.layer: LayerUse | None = LayerUse(bytes=12288, inodes=3, at_ns=77)
@@ -276,6 +278,17 @@ class FakeNode:
 
     def accounts(self) -> frozenset[str]:
         return self.files
+
+    @property
+    def monitor_pid(self) -> int:
+        if not self.has_monitor:
+            raise MonitorLost("there is no monitor")
+        return 7
+
+    monitor_losses = 2
+
+    def own_use(self) -> OwnUse:
+        return OwnUse(1 << 20, 1.5, 20, 1024, 5, 1_700_000_000.25)
 
     def use_of_layers(self) -> Usage:
         return Usage(bytes=8192, inodes=9)
