@@ -34,5 +34,9 @@ def of(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) ->
 def _explained(error: Any, options: argparse.Namespace) -> str:
     """What the daemon said.  RpcError has no methods, but what a channel raises is a grpc.Call as well."""
     if error.code() == grpc.StatusCode.UNAVAILABLE:
+        if os.path.exists(options.socket) and not os.access(options.socket, os.W_OK):
+            return f"{options.socket} is for root and its group only: use sudo"
         return f"nobody answers on {options.socket}: is the daemon running? ({error.details()})"
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"the daemon behind {options.socket} does not answer: its log says why (journalctl -u kernelet)"
     return str(error.details() or error.code().name)

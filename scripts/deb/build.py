@@ -71,17 +71,8 @@ def install_code(root: Path, work: Path) -> None:
             shutil.copy(TREE / name, source / name)
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, source)
     run("/usr/bin/python3", "-m", "venv", "--without-pip", venv)
-    # cffi and its parser are needed to build, its backend to run.
-    pip(
-        "--python",
-        venv / "bin/python3",
-        "install",
-        "--no-index",
-        "--no-compile",
-        "--find-links",
-        wheels,
-        *sorted(wheels.iterdir()),
-    )
+    needed = [wheel for wheel in sorted(wheels.iterdir()) if not wheel.name.startswith("setuptools-")]
+    pip("--python", venv / "bin/python3", "install", "--no-index", "--no-compile", *needed)
     for script in (venv / "bin").iterdir():
         if script.is_symlink():  # the interpreter
             continue
@@ -89,8 +80,7 @@ def install_code(root: Path, work: Path) -> None:
             script.unlink()
         else:
             script.write_bytes(script.read_bytes().replace(os.fsencode(venv), os.fsencode(PREFIX)))
-    for module in (*venv.rglob("_linux.*.so"), *venv.rglob("_prctl.*.so")):  # those that were compiled here
-        run("strip", "--strip-unneeded", module)
+    run("strip", "--strip-unneeded", *venv.rglob("*.so"))
     (venv / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
     for record in venv.rglob("direct_url.json"):  # where the wheel was
         record.unlink()
@@ -132,7 +122,6 @@ def write_control(root: Path, version: str, machine: str) -> None:
     python = sys.version_info
     depends = [
         f"python3 (>= {python.major}.{python.minor}), python3 (<< {python.major}.{python.minor + 1})",
-        "init-system-helpers",
         *libraries(root),
     ]
     fields = {
@@ -179,7 +168,8 @@ def settle(root: Path) -> None:
     for path in (root, *root.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode
-            os.chmod(path, 0o755 if stat.S_ISDIR(mode) or mode & 0o100 else 0o644)
+            is_module = path.is_relative_to(f"{root}{PREFIX}/lib")  # some come with the mode of a program
+            os.chmod(path, 0o755 if stat.S_ISDIR(mode) or (mode & 0o100 and not is_module) else 0o644)
         os.utime(path, (moment, moment), follow_symlinks=False)
 
 
@@ -249,7 +239,7 @@ Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: kernelet
 
 Files: *
-Copyright: The Kernelet authors
+Copyright: 2026 The Kernelet authors
 License: Apache-2.0
  On Debian systems the full text of the Apache License, version 2.0, is in
  /usr/share/common-licenses/Apache-2.0.
@@ -268,14 +258,14 @@ OVERRIDES = """\
 # An environment of its own, with exactly the packages that it was tested with.
 kernelet: dir-or-file-in-opt
 kernelet: embedded-library
-kernelet: python-module-in-wrong-location
+kernelet: wrong-path-for-interpreter
+kernelet: unusual-interpreter
+kernelet: script-not-executable
 # A static executable of 1 KB without a libc, which containers are started by.
 kernelet: statically-linked-binary
-kernelet: unstripped-binary-or-object
-kernelet: hardening-no-relro
-kernelet: hardening-no-fortify-functions
-# Links into the environment.
-kernelet: symlink-should-be-relative
+# The project has no address of its own.
+kernelet: bogus-mail-host
+kernelet: bogus-mail-host-in-debian-changelog
 """
 
 if __name__ == "__main__":

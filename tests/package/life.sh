@@ -52,6 +52,7 @@ mkdir -p "$work/root/etc/kernelet/kernelet.toml.d"
 cat >"$work/root/etc/kernelet/kernelet.toml.d/test.toml" <<END
 root_dir = "/data/kernelet"
 [network]
+kind = "built-in"
 bridge = "$bridge"
 subnet = "$subnet"
 END

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +164,25 @@ def test_what_was_done_is_told_as_json_too(daemon: Daemon, kernelet: Run) -> Non
     container_id = daemon.running("web")
     assert json.loads(kernelet("stop", "--json", "web")[1]) == {"kind": "container", "id": container_id}
     assert json.loads(kernelet("rm", "--json", "web")[1]) == {"kind": "container", "id": container_id}
+
+
+def test_a_socket_that_is_not_ours_to_use_is_said_so(
+    daemon: Daemon, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    closed = tmp_path / "closed"
+    closed.touch()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert main(["ps", "--socket", str(closed)]) == 1
+    assert capfd.readouterr().err == f"kernelet: {closed} is for root and its group only: use sudo\n"
+
+
+def test_a_daemon_that_hangs_is_said_so(
+    daemon: Daemon, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cri.client.QUICK_SECONDS", 0.2)
+    path = daemon.socket.with_name("deaf")
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(path))
+        deaf.listen()
+        assert main(["ps", "--socket", str(path)]) == 1
+    assert "does not answer" in capfd.readouterr().err

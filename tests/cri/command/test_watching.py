@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from cri.__main__ import main
+from cri.command import watching
 from runtime.events import Kind
 from tests.cri.conftest import Daemon
 from tests.support.wait import until
@@ -67,9 +68,12 @@ def test_it_goes_on(daemon: Daemon, kernelet: Run, monkeypatch: pytest.MonkeyPat
     assert (status, len(out.splitlines()), looks) == (130, 3, [0.5] * 3)
 
 
-def test_events_are_printed_as_they_happen(daemon: Daemon, kernelet: Run) -> None:
+def test_events_are_printed_as_they_happen(daemon: Daemon, kernelet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     container = daemon.running("web")
     pod = daemon.node.find_container(container).sandbox_id
+    printed: list[str] = []
+    line_of = watching._event
+    monkeypatch.setattr(watching, "_event", lambda event: printed.append(line_of(event)) or printed[-1])
 
     def happen() -> None:
         until(lambda: daemon.node.listeners)
@@ -79,6 +83,7 @@ def test_events_are_printed_as_they_happen(daemon: Daemon, kernelet: Run) -> Non
         daemon.node.tell(Kind.STOPPED, pod, container)
         daemon.node.remove_container(container)
         daemon.node.tell(Kind.DELETED, pod, container)
+        until(lambda: len(printed) == 4)
         daemon.stop()
 
     teller = threading.Thread(target=happen)
