@@ -12,15 +12,17 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from cri.dispatch import Handler
 from cri.errors import code_of, message_of
 from cri.lines import pairs
 from cri.subject import NOBODY, Finder, Subject, current, of_request
+from runtime.errors import InvalidArgument
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
@@ -50,7 +52,7 @@ def guard(rpc: str, handler: Handler, finder: Finder = NOBODY, observe: Observer
         call = _Call(rpc, request, finder, observe)
         with call.left():
             try:
-                response = await handler(request)
+                response = await handler(_whole(request))
             except Exception as error:
                 code, message = call.failed(error)
             else:
@@ -68,7 +70,7 @@ def guard_stream(rpc: str, handler: Handler, finder: Finder = NOBODY, observe: O
         call = _Call(rpc, request, finder, observe)
         with call.left():
             try:
-                async with contextlib.aclosing(await handler(request)) as messages:
+                async with contextlib.aclosing(await handler(_whole(request))) as messages:
                     # From here on nothing is missed, and the caller may know.
                     await context.send_initial_metadata(())
                     async for message in messages:
@@ -83,10 +85,25 @@ def guard_stream(rpc: str, handler: Handler, finder: Finder = NOBODY, observe: O
     return behaviour
 
 
+class Garbled(NamedTuple):
+    """What arrived in place of a request, and is none; *empty* is one in which nothing is said."""
+
+    empty: Message
+    reason: str
+
+
+def _whole(request: Any) -> Any:
+    """*request*, unless it is none: gRPC would call that an error of ours."""
+    if isinstance(request, Garbled):
+        raise InvalidArgument(f"not a {request.empty.DESCRIPTOR.name}: {request.reason}")
+    return request
+
+
 class _Call:
     """One call on its way: its number, whom it is about, and when it began."""
 
     def __init__(self, rpc: str, request: Any, finder: Finder, observe: Observer) -> None:
+        request = request.empty if isinstance(request, Garbled) else request
         self._rpc, self._request, self._observe = rpc, request, observe
         self._number, self._begun = next(_numbers), time.monotonic()
         # Now: of what is removed nobody will know the name.

@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from cri.contract import IMAGE, MESSAGE_LIMIT_BYTES, RUNTIME
 from cri.dispatch import Handler
-from cri.interceptor import Observer, guard, guard_stream, unobserved
+from cri.interceptor import Garbled, Observer, guard, guard_stream, unobserved
 from cri.subject import NOBODY, Finder
 from runtime.errors import InvalidArgument, WrongState
 
@@ -107,8 +108,15 @@ def _methods(
         wrap = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         # types-grpcio knows handlers of the synchronous server only.
         behaviour: Any = (guard_stream if streams else guard)(method.name, table[method.name], finder, observe)
-        request = GetMessageClass(method.input_type)
-        yield method.name, wrap(behaviour, request_deserializer=request.FromString, response_serializer=_serialize)
+        read = partial(_deserialize, GetMessageClass(method.input_type))
+        yield method.name, wrap(behaviour, request_deserializer=read, response_serializer=_serialize)
+
+
+def _deserialize(kind: type[Message], content: bytes) -> Message | Garbled:
+    try:
+        return kind.FromString(content)
+    except DecodeError as error:
+        return Garbled(kind(), str(error))
 
 
 def _serialize(response: Message | bytes) -> bytes:

@@ -13,7 +13,7 @@ from runtime.container import update
 from runtime.container.config import ContainerConfig
 from runtime.container.state import Container, ContainerState
 from runtime.context import Context
-from runtime.errors import ContainerNotRunning, KerneletError
+from runtime.errors import ContainerNotRunning, KerneletError, Unsupported
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.spec import schema
 
@@ -140,6 +140,12 @@ def _exchange(cgroup: Cgroup, old: int, new: int) -> None:
     """Give those who have the score *old*, by which the kernel chooses whom to kill (proc(5)), the score *new*."""
     for pid in cgroup.all_processes():
         file = Path(f"/proc/{pid}/oom_score_adj")
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        try:
             if int(file.read_text()) == old:
                 file.write_text(str(new))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        except PermissionError as error:
+            raise Unsupported(
+                f"oom_score_adj {new}: lower than it was takes CAP_SYS_RESOURCE, which this daemon does not have"
+            ) from error

@@ -23,6 +23,8 @@ from runtime.spec import schema
 #: Files that a cgroup's owner may have, where the kernel does not list them (cgroups(7), Linux 4.15).
 DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 DELEGATE_LIST = Path("/sys/kernel/cgroup/delegate")
+#: What the kernel says of a value that it does not take, or of a device that there is not.
+_REFUSALS = frozenset({errno.EINVAL, errno.ERANGE, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP})
 #: Controllers that work on threads, and so below a threaded cgroup.
 THREADED = frozenset({"cpu", "cpuset", "perf_event", "pids"})
 
@@ -31,7 +33,7 @@ def apply(cgroup: Cgroup, tree: Path, resources: schema.Resources | None) -> Non
     """Write *resources* to *cgroup*, handing down the controllers from *tree* on.
 
     Controllers that nothing is asked of are handed down too where that is possible: they count.
-    Raises ControllerMissing naming field and controller, InvalidSpec, Unsupported, or OSError naming file and value.
+    Raises ControllerMissing naming field and controller, Unsupported, InvalidSpec for a value that the kernel does not take.
     """
     wanted = writes(resources) if resources is not None else []
     if resources is not None and resources.memory is not None:
@@ -91,8 +93,10 @@ def _write(cgroup: Cgroup, write: Write) -> None:
         for other in write.instead:
             _write(cgroup, other)
     except OSError as error:
-        if not (write.is_attempt and error.errno == errno.EINVAL):
+        if error.errno not in _REFUSALS:
             raise
+        if not (write.is_attempt and error.errno == errno.EINVAL):
+            raise InvalidSpec(f"linux.resources.{write.field}: {write.file}: {error.strerror}") from error
 
 
 def _check_usage(cgroup: Cgroup, memory: schema.Memory) -> None:

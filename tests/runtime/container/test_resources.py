@@ -48,7 +48,7 @@ def test_a_file_that_there_is_not_and_a_value_that_is_none(group: Cgroup) -> Non
     tree = find_tree()
     with pytest.raises(ControllerMissing, match=r"hugetlb\.3MB\.max=1: no such file or directory"):
         resources.apply(group, tree, schema.Resources(unified={"hugetlb.3MB.max": "1"}))
-    with pytest.raises(OSError, match="writing 'plenty'"):
+    with pytest.raises(InvalidSpec, match=r"Invalid argument: writing 'plenty'"):
         resources.apply(group, tree, schema.Resources(unified={"hugetlb.2MB.max": "plenty"}))
 
 
