@@ -14,7 +14,10 @@ import errno
 import os
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+
+import msgspec
 
 from kernel.bpf import set_device_program
 from kernel.cgroup import Cgroup
@@ -31,6 +34,7 @@ _INSTRUCTION = struct.Struct("<BBhi")
 _LOAD_WORD, _MOVE, _AND, _SHIFT_RIGHT = 0x61, 0xBC, 0x54, 0x74
 _JUMP_IF_EQUAL, _JUMP_UNLESS_EQUAL = 0x16, 0x56
 _RESULT, _EXIT = 0xB7, 0x95
+PROGRAMS_REMEMBERED = 32
 #: What the registers hold: r1 the context, then a scratch; r3 what is asked and not allowed yet.
 _SCRATCH, _KIND, _ASKED, _MAJOR, _MINOR = 1, 2, 3, 4, 5
 #: The first user namespace's, whatever it maps (PROC_USER_INIT_INO, linux/proc_ns.h).
@@ -83,6 +87,13 @@ def compile_rules(rules: Sequence[schema.DeviceRule]) -> bytes | None:
 
     Raises InvalidSpec for a type, a number or an access that there is not.
     """
+    return _compiled(msgspec.msgpack.encode(rules))
+
+
+@lru_cache(PROGRAMS_REMEMBERED)
+def _compiled(document: bytes) -> bytes | None:
+    """As above; nearly all containers have the same rules, so they are the key (their encoding: they can be changed)."""
+    rules = msgspec.msgpack.decode(document, type=list[schema.DeviceRule])
     for index, rule in enumerate(rules):
         _check(rule, f"linux.resources.devices[{index}]")
     if rules and _is_for_all(rules[-1]) and rules[-1].allow:
