@@ -17,9 +17,10 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from cri.errors import message_of
-from cri.streaming.remote import InThread
+from cri.streaming.remote import InThread, opened
 from cri.streaming.streams import CHUNK, SpdyPeer, Stream
 from runtime.errors import KerneletError
 
@@ -97,7 +98,7 @@ class Forwarder:
 
     async def _copy(self, port: int, error: Stream, data: Stream) -> None:
         try:
-            connection: socket.socket = await self._in_thread(self._connect, port)
+            connection = await opened(partial(self._connect, port), self._in_thread)
         except (KerneletError, OSError) as reason:
             await error.write(message_of(reason).encode())
             return
@@ -107,6 +108,7 @@ class Forwarder:
             try:
                 await asyncio.wait({back})
                 data.end()
+                error.end()  # at once: a client keeps its own connection open until it sees that nothing went wrong
                 await asyncio.wait({out}, timeout=GRACE_SECONDS)
             finally:
                 out.cancel()

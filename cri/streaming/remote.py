@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from runtime.errors import KerneletError
 from runtime.session import Session, Sink, Source
 
 Result = TypeVar("Result")
+Closable = TypeVar("Closable", Session, socket.socket)
 #: Runs a function that blocks in a thread.
 InThread = Callable[..., Awaitable[Any]]
 
@@ -69,7 +71,7 @@ async def serve(streams: dict[str, Stream], version: str, open_session: Callable
     error = streams["error"]
     error.discard()
     try:
-        session = await _opened(open_session, in_thread)
+        session = await opened(open_session, in_thread)
     except (KerneletError, OSError) as reason:
         await _say_failure(error, version, message_of(reason))
     else:
@@ -84,16 +86,16 @@ async def serve(streams: dict[str, Stream], version: str, open_session: Callable
             streams[name].end()
 
 
-async def _opened(open_session: Callable[[], Session], in_thread: InThread) -> Session:
-    """A session; cancelled meanwhile, it is waited for and closed."""
-    opening = asyncio.ensure_future(in_thread(open_session))
+async def opened(open_it: Callable[[], Closable], in_thread: InThread) -> Closable:
+    """What *open_it* makes in a thread; cancelled meanwhile, it is waited for and closed."""
+    opening = asyncio.ensure_future(in_thread(open_it))
     try:
-        session: Session = await asyncio.shield(opening)
+        made: Closable = await asyncio.shield(opening)
     except asyncio.CancelledError:
         with contextlib.suppress(KerneletError, OSError):
             await _surely(in_thread((await _surely(opening)).close))
         raise
-    return session
+    return made
 
 
 async def _surely(act: Awaitable[Result]) -> Result:

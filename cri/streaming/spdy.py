@@ -101,7 +101,7 @@ class Connection:
         self._buffer = bytearray()
         self._inflate = zlib.decompressobj(zdict=DICTIONARY)
         self._deflate = zlib.compressobj(9, zlib.DEFLATED, 15, 8, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
-        self._last_id = 0
+        self._last_id, self._pings = 0, 0
         self._answers = bytearray()
         #: Of the data frame that is being received: its stream, whether that ends with it, how much is to come.
         self._stream_id, self._is_last, self._left = 0, False, 0
@@ -137,6 +137,11 @@ class Connection:
     def reset(self, stream_id: int, status: Status) -> bytes:
         """We are done with the stream, in both directions."""
         return _control(Kind.RST_STREAM, struct.pack(">II", stream_id, status))
+
+    def ping(self) -> bytes:
+        """Something that is to come back; our numbers are even."""
+        self._pings += 2
+        return _control(Kind.PING, struct.pack(">I", self._pings & LAST_ID))
 
     def go_away(self) -> bytes:
         """We take no more streams."""
@@ -202,8 +207,8 @@ class Connection:
             case Kind.RST_STREAM:
                 events.append(Reset(_number(body, 8), struct.unpack_from(">I", body, 4)[0]))
             case Kind.PING:
-                _number(body, 4)
-                self._answers += _control(Kind.PING, body[:4])
+                if _number(body, 4) % 2:  # the others are answers to our own
+                    self._answers += _control(Kind.PING, body[:4])
             case Kind.GOAWAY:
                 events.append(GoneAway())
             case _:  # SETTINGS and WINDOW_UPDATE are nothing to us; what is not known is to be passed over

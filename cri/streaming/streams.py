@@ -2,8 +2,10 @@
 
 The one thing to know is who waits for whom.  Neither protocol has flow control of its own, so a client is told to wait
 by not reading its connection: as soon as one stream holds ``MOST_HELD`` bytes that nobody has taken.  Then nothing else of
-the client's is read either, not even its end; that is looked for (``Wire.has_gone``), or a client that vanishes behind a
-process that does not read would be served for ever.
+the client's is read either, not even its end, which may be stuck behind what it has sent.  So it is looked for now and
+then, with a sign of life (a ping of SPDY's, a pong of a WebSocket's, whose clients give up after a minute without one):
+the kernel of one that has gone answers at once (RST).  A client that vanished behind a process that does not read would
+else be served for ever.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from cri.streaming import spdy, websocket
 MOST_HELD = 256 << 10
 MOST_STREAMS = 1000
 CHUNK = 64 << 10
-LOOK_SECONDS = 1.0
+LOOK_SECONDS, LOOK_SECONDS_AT_MOST = 0.5, 20.0
 #: linux/tcp_states.h: the peer has closed its side, or the whole.
 _GONE_STATES = frozenset({7, 8, 9})
 
@@ -57,7 +59,7 @@ class Wire:
         self._touch()
 
     def has_gone(self) -> bool:
-        """Whether the client has closed the connection, though there may be bytes of it to be read."""
+        """Whether the client's end of the connection is closed, though there may be bytes of it to be read."""
         raw = self._writer.get_extra_info("socket")
         try:
             state = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
@@ -79,6 +81,7 @@ class Stream:
         self._peer = peer
         self._held = bytearray()
         self._has_ended = False
+        self._has_said_all = False
         self._is_discarding = False
         self._changed = asyncio.Event()
 
@@ -101,8 +104,9 @@ class Stream:
             await self._peer.send(self, content)
 
     def end(self) -> None:
-        """Say that there is no more."""
-        if not self.is_reset:
+        """Say that there is no more; once."""
+        if not self.is_reset and not self._has_said_all:
+            self._has_said_all = True
             self._peer.end(self)
 
     def discard(self) -> None:
@@ -167,14 +171,21 @@ class _Reading:
     def receive(self, said: bytes) -> None:
         raise NotImplementedError
 
+    def show_life(self) -> None:
+        """Say something that means nothing."""
+        raise NotImplementedError
+
     async def _wait_for_room(self) -> None:
+        patience = LOOK_SECONDS
         while any(stream.is_full for stream in self._streams.values()):
             self._room.clear()
             try:
-                await asyncio.wait_for(self._room.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._room.wait(), patience)
             except TimeoutError:
                 if self._wire.has_gone():
                     raise spdy.ProtocolError("the client went away") from None
+                self.show_life()
+                patience = min(2 * patience, LOOK_SECONDS_AT_MOST)
 
 
 class SpdyPeer(_Reading):
@@ -202,6 +213,9 @@ class SpdyPeer(_Reading):
                 case _:
                     pass  # of a stream that is no more; who goes away closes the connection, too
         self._wire.write(self._frames.answers())
+
+    def show_life(self) -> None:
+        self._wire.write(self._frames.ping())
 
     async def send(self, stream: Stream, content: bytes) -> None:
         self._wire.write(self._frames.data(stream.number, content))
@@ -256,6 +270,9 @@ class ChannelPeer(_Reading):
             else:
                 stream.feed_end()
         self._wire.write(self._channels.messages.answers())
+
+    def show_life(self) -> None:
+        self._wire.write(self._channels.messages.pong())
 
     async def send(self, stream: Stream, content: bytes) -> None:
         self._wire.write(self._channels.data(stream.number, content))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 NORMAL, UNSUPPORTED = 1000, 1003
@@ -93,6 +93,10 @@ class Messages:
     def message(self, content: bytes) -> bytes:
         """One message; nothing once either side has gone."""
         return self._connection.send(BytesMessage(data=content)) if self._connection.state is ConnectionState.OPEN else b""
+
+    def pong(self) -> bytes:
+        """A sign of life; who waits for the answer to a ping, which is not read yet, takes it for that (RFC 6455, 5.5.3)."""
+        return self._connection.send(Pong()) if self._connection.state is ConnectionState.OPEN else b""
 
     def close(self, code: int = NORMAL) -> bytes:
         """The last that we say; nothing when that has been said."""
