@@ -16,7 +16,7 @@ from runtime.container import init, join
 from runtime.container.facts import Facts, Join, LateMount, OpenedMount
 from runtime.container.filter import SystemCallFilter
 from runtime.errors import InvalidSpec
-from runtime.execution import KINDS
+from runtime.exec_process import KINDS
 from runtime.spec import defaults, schema
 from tests.support import wishes
 
