@@ -16,9 +16,10 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from tests.support.requires import TREE
@@ -81,14 +82,16 @@ class Guests:
         append: str = "",
         memory_mib: int = 1536,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        files: Mapping[str, Path] = MappingProxyType({}),
     ) -> Result:
         """Run the shell's *command* as root in a fresh guest, in a directory that has this tree's tests.
 
-        *append* is for the kernel's command line.  GuestFailed, with the console, when there is no exit code in time.
+        *append* is for the kernel's command line; *files* are in that directory too, by the names they have there.
+        GuestFailed, with the console, when there is no exit code in time.
         """
         with tempfile.TemporaryDirectory(dir=self.directory) as name:
             place = Path(name)
-            _write_source(place / "source.tar", command)
+            _write_source(place / "source.tar", command, files)
             for output in OUTPUTS:
                 (place / output).touch()
             options = f"quiet systemd.unit=kernelet-vm.target systemd.show_status=0 {append}"
@@ -187,11 +190,11 @@ def _files(archive: Path) -> Iterable[tuple[str, bytes]]:
                 yield member.name.removeprefix("./"), content.read()
 
 
-def _write_source(archive: Path, command: str) -> None:
-    """The disk that a guest unpacks into /src: the tests, and what to run."""
+def _write_source(archive: Path, command: str, files: Mapping[str, Path]) -> None:
+    """The disk that a guest unpacks into /src: the tests, *files* and what to run."""
     with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as opened:
-        for name in SOURCE:
-            opened.add(TREE / name, name, filter=_without_caches)
+        for name, path in {**{name: TREE / name for name in SOURCE}, **files}.items():
+            opened.add(path, name, filter=_without_caches)
         script = tarfile.TarInfo(".command")
         script.size = len(command.encode()) + 1
         opened.addfile(script, io.BytesIO(command.encode() + b"\n"))
