@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import socket
 import threading
 from collections.abc import Callable, Sequence
 
@@ -23,7 +24,15 @@ from runtime.container.statistics import (
     Pressures,
     Statistics,
 )
-from runtime.errors import Cancelled, ContainerNotFound, InvalidArgument, MonitorLost, RegistryUnavailable, SandboxNotFound
+from runtime.errors import (
+    Cancelled,
+    ContainerNotFound,
+    InvalidArgument,
+    MonitorLost,
+    PortUnreachable,
+    RegistryUnavailable,
+    SandboxNotFound,
+)
 from runtime.events import Change, Kind, Listener
 from runtime.execution import ExecResult
 from runtime.image.auth import Credentials
@@ -33,6 +42,7 @@ from runtime.network.traffic import LinkUse, Traffic
 from runtime.own_use import OwnUse
 from runtime.sandbox.config import SandboxConfig
 from runtime.sandbox.state import Sandbox, SandboxState
+from runtime.session import Session
 from runtime.spec import schema
 from runtime.usage import ContainerUse, Disk, Processes, SandboxUse, Use
 from runtime.writable import LayerUse
@@ -230,6 +240,24 @@ class FakeNode:
         assert not cancelled.is_set()
         self._did("exec_sync", container_id, *arguments, timeout_seconds)
         return dataclasses.replace(self.result)
+
+    def exec(self, container_id: str, arguments: list[str], **streams: bool) -> Session:
+        self._did("exec", container_id, *arguments, streams)
+        return self.session()
+
+    def attach(self, container_id: str, **streams: bool) -> Session:
+        self._did("attach", container_id, streams)
+        return self.session()
+
+    def port_forward(self, sandbox_id: str, port: int) -> socket.socket:
+        self._did("port_forward", sandbox_id, port)
+        raise PortUnreachable(f"port-forward: port {port}: connection refused")
+
+    def session(self) -> Session:
+        """One that has ended at once, with 3, and said nothing."""
+        session = Session()
+        session.end(3)
+        return session
 
     def reopen_log(self, container_id: str) -> None:
         self._did("reopen_log", container_id)
