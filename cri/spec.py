@@ -16,7 +16,7 @@ from cri import mounts, resources, security, signals
 from cri.api import api_pb2 as api
 from cri.config import HandlerConfig
 from runtime.container.config import ContainerConfig
-from runtime.errors import InvalidArgument, Unsupported
+from runtime.errors import InvalidArgument
 from runtime.image.config import ImageConfig
 from runtime.sandbox.config import Mode, SandboxConfig
 from runtime.spec import defaults, load, schema
@@ -54,7 +54,7 @@ def container_config(
     the field.
     """
     context = config.linux.security_context
-    _check(config, sandbox, host)
+    _check(config, sandbox)
     user = security.user(context, image.user)
     pid_mode = _pid_mode(context.namespace_options, sandbox)
     spec = _spec(config, sandbox, image, host, pid_mode)
@@ -70,6 +70,7 @@ def container_config(
         stdin_once=config.stdin_once,
         tty=config.tty,
         stop_signal=_stop_signal(config, image),
+        relabelled=[mount.host_path for mount in config.mounts if mount.selinux_relabel and spec.linux.mount_label],
         host_cgroups=context.privileged and not sandbox.uid_mappings,
         pid_mode=pid_mode,
         pid_target=context.namespace_options.target_id if pid_mode == "target" else "",
@@ -160,7 +161,7 @@ def environment(config: api.ContainerConfig, image: ImageConfig, hostname: str) 
     return [f"{name}={value}" for name, value in merged.items() if name]
 
 
-def _check(config: api.ContainerConfig, sandbox: SandboxConfig, host: Host) -> None:
+def _check(config: api.ContainerConfig, sandbox: SandboxConfig) -> None:
     """What the parts below would each not see."""
     context = config.linux.security_context
     if not config.metadata.name:
@@ -171,8 +172,6 @@ def _check(config: api.ContainerConfig, sandbox: SandboxConfig, host: Host) -> N
     # The sandbox decided about network and ipc; the container's word on them is only echoed.
     if context.namespace_options.pid not in MODES:
         raise InvalidArgument(f"namespace_options.pid: unknown mode {context.namespace_options.pid}")
-    if any(security.selinux_labels(context, host.security_modules)) and any(mount.selinux_relabel for mount in config.mounts):
-        raise Unsupported("selinux_relabel: files of mounts are not relabelled yet")
 
 
 def user_namespace(options: api.NamespaceOption) -> tuple[list[schema.IdMapping], list[schema.IdMapping]]:

@@ -29,6 +29,7 @@ from runtime.container.failure import command_failure, describe_failure
 from runtime.container.ground_binds import require_shared
 from runtime.container.identity import is_init_of
 from runtime.container.reaper import read_exit
+from runtime.container.relabel import relabel
 from runtime.container.seccomp import compile_filter
 from runtime.container.sketch import names_of
 from runtime.container.state import Container, ContainerState
@@ -266,6 +267,8 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
         spec = complete_spec(paths, sandbox, container, root, target.pid if target else None)
         for mount in spec.mounts:
             require_shared(mount)
+        for path in container.config.relabelled:
+            relabel(path, spec.linux.mount_label)
         made = image_files.mount_volumes(context, sandbox, container, spec.mounts)
         prepared = ground.prepare(spec, root, attach_point=paths.attach_point, in_cgroup=True, by_monitor=True, made=made)
         opened.callback(prepared.close)

@@ -35,6 +35,8 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
     tty: bool = False
     #: Linux's number, sent first when the container is to stop.
     stop_signal: int = signal.SIGTERM
+    #: Paths of the host whose files get the label of ``spec.linux.mount_label``.
+    relabelled: list[str] = []
     #: It sees the node's cgroups, and may change them: it has no cgroup namespace of its own.
     host_cgroups: bool = False
     pid_mode: Mode = "pod"

@@ -236,6 +236,14 @@ def test_the_rest_of_the_context_reaches_the_spec() -> None:
     assert (config.run_as_user, config.run_as_username) == (None, "www")
 
 
+def test_volumes_are_labelled_where_there_is_a_label() -> None:
+    labelled = wishes.secured(selinux_options=api.SELinuxOption(level="s0:c1"))
+    for config, expected in ((labelled, ["/a"]), (wishes.container(), [])):
+        config.mounts.add(container_path="/a", host_path="/a", selinux_relabel=True)
+        config.mounts.add(container_path="/b", host_path="/b")
+        assert wishes.translated(config).relabelled == expected
+
+
 def test_a_whole_request_makes_a_spec_that_can_be_read_back() -> None:
     resources = api.LinuxContainerResources(cpu_shares=2, memory_limit_in_bytes=1 << 26, oom_score_adj=-997)
     config = wishes.container(
