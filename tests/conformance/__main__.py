@@ -5,6 +5,9 @@ prints a table and writes build/conformance.json: the specs that passed, and tho
 reason.  With --nodes so many of it run at once, as the CI of other runtimes does, by the build/ginkgo of its version.
 Streams go over SPDY, as a kubelet's do; with --transport websocket they go over WebSockets, and the verdict is in
 build/conformance-websocket.json.
+
+With --guest in a virtual machine, whose kernel has what this machine's may lack: the specs about memory, figures and
+AppArmor, unless --focus says others; the report is build/conformance-guest.json.
 """
 
 from __future__ import annotations
@@ -44,26 +47,34 @@ def main() -> None:
     parser.add_argument("--focus", metavar="RE", help="only the specs whose full name matches")
     parser.add_argument("--nodes", metavar="N", type=int, default=1, help="so many specs at once")
     parser.add_argument("--transport", choices=TRANSPORTS, default="spdy", help="what exec, attach and port-forward go over")
+    parser.add_argument("--guest", action="store_true", help="in a virtual machine: what needs controllers, or AppArmor")
+    parser.add_argument("--store", metavar="DIR", type=Path, help="a registry's store that has the images already")
     options = parser.parse_args()
     output = OUTPUTS[options.transport]
     if not CRITEST.exists():
         sys.exit(f"{CRITEST} is not there: make conformance builds it (with Go)")
     WORK.mkdir(parents=True, exist_ok=True)
-    images.fetch(WORK)  # the node of our own has no way out
+    if options.guest:
+        from tests.conformance.guest import in_a_guest
+
+        sys.exit(in_a_guest(options.focus))
+    if options.store is None:
+        images.fetch(WORK)  # the node of our own has no way out
     with isolated() as run:
-        report = measured(run, options.focus, options.nodes, options.transport)
+        report = measured(run, options.focus, options.nodes, options.transport, options.store)
     output.write_text(json.dumps(report.document(), indent=1) + "\n")
     print(report.table())
     print(f"\nwritten to {output}; what was said: {WORK}/critest.log and daemon.log")
     sys.exit(1 if report.failed else 0)
 
 
-def measured(run: Run, focus: str | None, nodes: int, transport: str) -> Report:
+def measured(run: Run, focus: str | None, nodes: int, transport: str, store: Path | None = None) -> Report:
     """critest's verdict on a daemon of this run."""
     paths = Paths(root_dir=run.directory / "root", run_dir=run.directory / "run")
     paths.prepare()
-    with docker_registry() as address:
-        images.push_all(address, WORK)
+    with docker_registry(store=store) as address:
+        if store is None:
+            images.push_all(address, WORK)
         daemon = Daemon(paths, run, registry=address)
         daemon.start()
         try:

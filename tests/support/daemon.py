@@ -47,7 +47,7 @@ class Daemon:
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait.until(self._answers, 20, f"the daemon to answer; it says: {self.log.read_text()[-2000:]}")
+            wait.until(self._answers, 60, f"the daemon to answer; it says: {self.log.read_text()[-2000:]}")
         except BaseException:
             self.kill()
             raise

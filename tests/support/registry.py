@@ -36,15 +36,18 @@ health: {{storagedriver: {{enabled: false}}}}
 
 
 @contextmanager
-def docker_registry(*, htpasswd: str | None = None) -> Iterator[str]:
-    """A docker-registry with an empty store of its own; yields "127.0.0.1:PORT".  *htpasswd* is the content of such a file."""
+def docker_registry(*, htpasswd: str | None = None, store: Path | None = None) -> Iterator[str]:
+    """A docker-registry with an empty store of its own, or with *store*; yields "127.0.0.1:PORT".
+
+    *htpasswd* is the content of such a file.
+    """
     directory = Path(tempfile.mkdtemp(prefix="kernelet-registry-"))
     address = f"127.0.0.1:{free_port()}"
     auth = ""
     if htpasswd is not None:
         (directory / "htpasswd").write_text(htpasswd)
         auth = f"auth: {{htpasswd: {{realm: test, path: {directory / 'htpasswd'}}}}}"
-    (directory / "config.yml").write_text(CONFIG.format(root=directory / "data", address=address, auth=auth))
+    (directory / "config.yml").write_text(CONFIG.format(root=store or directory / "data", address=address, auth=auth))
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen([EXECUTABLE, "serve", str(directory / "config.yml")], stdout=log, stderr=log)
     try:

@@ -16,12 +16,13 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from tests.support import wait
 from tests.support.requires import TREE
 from tests.vm.code_disk import PREFIX
 from tests.vm.debian import UML
@@ -83,10 +84,12 @@ class Guests:
         memory_mib: int = 1536,
         timeout_seconds: float = TIMEOUT_SECONDS,
         files: Mapping[str, Path] = MappingProxyType({}),
+        disk: Path | None = None,
     ) -> Result:
         """Run the shell's *command* as root in a fresh guest, in a directory that has this tree's tests.
 
         *append* is for the kernel's command line; *files* are in that directory too, by the names they have there.
+        *disk* is the fourth of the guest's, and what is written to it stays.
         GuestFailed, with the console, when there is no exit code in time.
         """
         with tempfile.TemporaryDirectory(dir=self.directory) as name:
@@ -94,11 +97,39 @@ class Guests:
             _write_source(place / "source.tar", command, files)
             for output in OUTPUTS:
                 (place / output).touch()
-            options = f"quiet systemd.unit=kernelet-vm.target systemd.show_status=0 {append}"
-            words = (self._uml if kernel == UML else self._qemu)(place, kernel, INITS[init], options, memory_mib)
+            words = self._words(place, kernel, init, append, memory_mib, disk)
             began = time.monotonic()
             has_ended = _power(words, place, timeout_seconds)
             return _collect(place, time.monotonic() - began, None if has_ended else timeout_seconds)
+
+    def cut(self, command: str, *, after: str, seconds: float, disk: Path, kernel: str, files: Mapping[str, Path]) -> str:
+        """``run`` until the power is cut, *seconds* after the command has said *after*; what it had said.
+
+        What the guest had not written out to *disk* by then is lost.  GuestFailed when it ends by itself, or does not say it.
+        """
+        with tempfile.TemporaryDirectory(dir=self.directory) as name:
+            place = Path(name)
+            _write_source(place / "source.tar", command, files)
+            for output in OUTPUTS:
+                (place / output).touch()
+            with _powered(self._words(place, kernel, "minimal", "", 1536, disk), place) as process:
+                stdout = place / "stdout"
+                with contextlib.suppress(AssertionError):
+                    wait.until(lambda: after in stdout.read_text() or process.poll() is not None, TIMEOUT_SECONDS)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+                if process.poll() is None and after in stdout.read_text():
+                    return stdout.read_text()
+            ended = _collect(place, 0.0, TIMEOUT_SECONDS if process.returncode < 0 else None)
+            raise GuestFailed(f"the guest ended before its power was cut: {ended.check().stdout}")
+
+    def _words(self, place: Path, kernel: str, init: Init, append: str, memory_mib: int, disk: Path | None) -> list[str]:
+        """The command that is the guest."""
+        options = f"quiet systemd.unit=kernelet-vm.target systemd.show_status=0 {append}"
+        words = (self._uml if kernel == UML else self._qemu)(place, kernel, INITS[init], options, memory_mib)
+        if disk is not None:
+            words += [f"ubd3={disk}"] if kernel == UML else ["-drive", f"file={disk},format=raw,if=virtio"]
+        return words
 
     def pytest(
         self, *words: str, kernel: str = UML, init: Init = "minimal", append: str = "", timeout_seconds: float = 900.0
@@ -149,6 +180,17 @@ def _power(words: Sequence[str], place: Path, timeout_seconds: float) -> bool:
     Should we be killed ourselves, the kernel kills the guest: one process (setpriv), and with it a pid namespace, for User
     Mode Linux is many, which do not end together.
     """
+    with _powered(words, place) as process:
+        try:
+            process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _powered(words: Sequence[str], place: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """*words* at work while the block runs."""
     environment = os.environ | {"HOME": str(place), "TMPDIR": str(place)}  # User Mode Linux puts its memory there
     with open(place / "console", "wb") as console:
         process = subprocess.Popen(
@@ -156,12 +198,9 @@ def _power(words: Sequence[str], place: Path, timeout_seconds: float) -> bool:
             stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=environment, start_new_session=True,
         )
         try:
-            process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            return False
+            yield process
         finally:
             _end(process)
-    return True
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
