@@ -144,23 +144,15 @@ class Netlink(Socket):
 
     def set_address(self, link: Link, address: IPv4Interface) -> None:
         """Give *link* an address with its prefix; once more does no harm."""
-        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+        self.execute(_new_address(link.name, link.index, address))
 
-        message = ifaddrmsg()
-        message["family"], message["index"], message["prefixlen"] = socket.AF_INET, link.index, address.network.prefixlen
-        ip, broadcast = str(address.ip), str(address.network.broadcast_address)
-        message["attrs"] = [("IFA_LOCAL", ip), ("IFA_ADDRESS", ip), ("IFA_BROADCAST", broadcast)]
-        flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
-        self.execute(Request(message, RTM_NEWADDR, flags, f"set address {address}", link.name))
+    def configure(self, name: str, index: int, address: IPv4Interface, gateway: IPv4Address) -> None:
+        """Give a link its address, set it up, and send what no other route wants through *gateway*, in one message.
 
-    def add_default_route(self, link: Link, gateway: IPv4Address) -> None:
-        """Send what no other route wants through *gateway*; replaces a default route there is."""
-        message = _route()
-        message["table"], message["proto"] = RT_TABLE_MAIN, RTPROT_STATIC
-        message["scope"], message["type"] = RT_SCOPE_UNIVERSE, RTN_UNICAST
-        message["attrs"] = [("RTA_GATEWAY", str(gateway)), ("RTA_OIF", link.index)]
-        flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
-        self.execute(Request(message, RTM_NEWROUTE, flags, f"add default route via {gateway}", link.name))
+        Once more does no harm; a default route there is is replaced.
+        """
+        up = Request(_link(("IFLA_IFNAME", name), up=True), RTM_NEWLINK, NLM_F_ACK, "set link up", name)
+        self.execute(_new_address(name, index, address), up, _new_default_route(name, index, gateway))
 
     def delete_link(self, name: str) -> bool:
         """Delete a link, a veth with its peer; whether there was one.
@@ -213,6 +205,26 @@ class Netlink(Socket):
         decoded = [_decode(type(_route()), answer) for answer in answers]
         default = [message for message in decoded if message["dst_len"] == 0 and message.get_attr("RTA_GATEWAY")]
         return [IPv4Address(message.get_attr("RTA_GATEWAY")) for message in default]
+
+
+def _new_address(name: str, index: int, address: IPv4Interface) -> Request:
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+
+    message = ifaddrmsg()
+    message["family"], message["index"], message["prefixlen"] = socket.AF_INET, index, address.network.prefixlen
+    ip, broadcast = str(address.ip), str(address.network.broadcast_address)
+    message["attrs"] = [("IFA_LOCAL", ip), ("IFA_ADDRESS", ip), ("IFA_BROADCAST", broadcast)]
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    return Request(message, RTM_NEWADDR, flags, f"set address {address}", name)
+
+
+def _new_default_route(name: str, index: int, gateway: IPv4Address) -> Request:
+    message = _route()
+    message["table"], message["proto"] = RT_TABLE_MAIN, RTPROT_STATIC
+    message["scope"], message["type"] = RT_SCOPE_UNIVERSE, RTN_UNICAST
+    message["attrs"] = [("RTA_GATEWAY", str(gateway)), ("RTA_OIF", index)]
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    return Request(message, RTM_NEWROUTE, flags, f"add default route via {gateway}", name)
 
 
 def _link(*attributes: tuple[str, object], up: bool = False) -> Any:

@@ -7,7 +7,8 @@ are the truth; where to go on is kept in memory, and after a restart is behind t
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import sqlite3
+from collections.abc import Container
 from ipaddress import IPv4Address, IPv4Network
 
 from runtime.errors import AddressesExhausted
@@ -19,7 +20,7 @@ def gateway_of(subnet: IPv4Network) -> IPv4Address:
     return subnet[1]
 
 
-def next_free(subnet: IPv4Network, taken: Collection[IPv4Address], last: IPv4Address | None) -> IPv4Address | None:
+def next_free(subnet: IPv4Network, taken: Container[IPv4Address], last: IPv4Address | None) -> IPv4Address | None:
     """The first free address of *subnet* after *last*, from the start again at the end; None when all are taken.
 
     Never the network's own address, the gateway, or the broadcast address.
@@ -30,8 +31,18 @@ def next_free(subnet: IPv4Network, taken: Collection[IPv4Address], last: IPv4Add
     return next((address for address in candidates if address not in taken), None)
 
 
+class _Taken:
+    """The addresses that have an owner, asked for one by one."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __contains__(self, address: object) -> bool:
+        return self._db.execute("SELECT 1 FROM addresses WHERE address = ?", (str(address),)).fetchone() is not None
+
+
 class AddressPool:
-    """The addresses of one subnet, each owned by one sandbox, in the state database."""
+    """The addresses of one subnet, each owned by one sandbox, in the state database; not synced: links end with a boot."""
 
     def __init__(self, store: Store, subnet: IPv4Network) -> None:
         if subnet.prefixlen > 29:
@@ -42,13 +53,11 @@ class AddressPool:
 
     def allocate(self, owner: str) -> IPv4Address:
         """The address of *owner*, a new one if it has none.  Raises AddressesExhausted, naming the subnet."""
-        with self._store.transaction() as db:
-            rows = db.execute("SELECT address, owner FROM addresses").fetchall()
-            taken = {IPv4Address(address): holder for address, holder in rows}
-            for address, holder in taken.items():
-                if holder == owner and address in self._subnet:
-                    return address
-            free = next_free(self._subnet, taken, self._last)
+        with self._store.transaction(synced=False) as db:
+            known = self.find(owner)
+            if known is not None:
+                return known
+            free = next_free(self._subnet, _Taken(db), self._last)
             if free is None:
                 raise AddressesExhausted(
                     f"pod subnet {self._subnet}: all of its {self._subnet.num_addresses - 3} addresses are in use"
@@ -59,7 +68,7 @@ class AddressPool:
 
     def release(self, owner: str) -> None:
         """Give back what *owner* has."""
-        with self._store.transaction() as db:
+        with self._store.transaction(synced=False) as db:
             db.execute("DELETE FROM addresses WHERE owner = ?", (owner,))
 
     def find(self, owner: str) -> IPv4Address | None:

@@ -6,7 +6,7 @@
     eth0 10.85.0.3/16  ---- veth ----  kl<id>  /
 
 Every name comes from the sandbox's id or the bridge's name, so that what is left after a crash can be
-told from what lives.  *Measured*: attach 2 ms, of which the kernel has 0.6 and a durable commit 0.3; the
+told from what lives.  *Measured*: attach 1.3 ms, of which the kernel has 0.6; the
 first one 6 ms; detach 20 ms, which the kernel spends waiting for its readers, several pods' at a time.
 """
 
@@ -64,7 +64,7 @@ class BridgeNetwork:
         self._ports = HostPorts(self._table, bridge=name, subnet=subnet)
         self._state = state_dir / "network.json"
         self._lock = threading.Lock()
-        self._is_ready = False
+        self._ready = 0  # the index of the bridge that we have seen to
 
     def attach(self, sandbox: Sandbox, netns_path: Path) -> Addresses:
         """Connect the pinned network namespace, as ``eth0`` in it; again, it returns the same addresses.
@@ -116,24 +116,24 @@ class BridgeNetwork:
         with self._lock, Netlink() as node:
             if self._pool.owners() or self._pod_links(node):
                 return
-            self._is_ready = False
+            self._ready = 0
             self._ports.shutdown()
             nftables.delete_table(self._table)
             node.delete_link(self._name)
             self._restore_forwarding()
 
-    def _bridge(self) -> Link:
-        """The bridge, made with all that belongs to it at the first call of this process, or if it is gone."""
+    def _bridge(self) -> int:
+        """The bridge's index; it is made with all that belongs to it at the first call of this process, or if it is gone."""
         with Netlink() as node:
-            bridge = node.find_link(self._name)
-            if bridge is not None and self._is_ready:
-                return bridge
+            index = node.index_of(self._name)
+            if index is not None and index == self._ready:
+                return index
             with self._lock:
                 bridge = self._make_bridge(node)
                 self._make_rules()
                 self._start_forwarding()
-                self._is_ready = True
-                return bridge
+                self._ready = bridge.index
+                return bridge.index
 
     def _make_bridge(self, node: Netlink) -> Link:
         bridge = node.find_link(self._name)
@@ -171,18 +171,18 @@ class BridgeNetwork:
             IP_FORWARD.write_text(json.loads(self._state.read_text())["ip_forward"])
             self._state.unlink()
 
-    def _connect(self, sandbox_id: str, address: IPv4Address, bridge: Link, namespace: Fd) -> None:
+    def _connect(self, sandbox_id: str, address: IPv4Address, bridge: int, namespace: Fd) -> None:
         """Make the pair, and give the pod's end its address and way out.  Each step may have been done before."""
         with Netlink() as node, Netlink(namespace) as pod:
-            inside = pod.find_link(POD_LINK)
+            inside = pod.index_of(POD_LINK)
             if inside is None:
                 self._make_pair(node, sandbox_id, address, bridge, namespace)
-                inside = pod.link(POD_LINK)
-            elif node.find_link(node_link(sandbox_id)) is None:
+                inside = pod.index_of(POD_LINK)
+            elif node.index_of(node_link(sandbox_id)) is None:
                 raise NotReady(f"connect sandbox {sandbox_id}: its network namespace has an {POD_LINK} that is not ours")
-            pod.set_address(inside, IPv4Interface((address, self._subnet.prefixlen)))
-            pod.set_up(POD_LINK)
-            pod.add_default_route(inside, self._gateway)
+            if inside is None:
+                raise NotReady(f"connect sandbox {sandbox_id}: its {POD_LINK} went away as it was made")
+            pod.configure(POD_LINK, inside, IPv4Interface((address, self._subnet.prefixlen)), self._gateway)
 
     def _open_ports(self, sandbox: Sandbox, address: IPv4Address) -> None:
         if sandbox.config.port_mappings:
@@ -190,11 +190,11 @@ class BridgeNetwork:
                 node.set_hairpin(node_link(sandbox.id))
             self._ports.open(sandbox.id, address)
 
-    def _make_pair(self, node: Netlink, sandbox_id: str, address: IPv4Address, bridge: Link, namespace: Fd) -> None:
+    def _make_pair(self, node: Netlink, sandbox_id: str, address: IPv4Address, bridge: int, namespace: Fd) -> None:
         def create() -> None:
             node.create_veth(
                 node_link(sandbox_id),
-                master=bridge.index,
+                master=bridge,
                 peer_name=POD_LINK,
                 peer_namespace=namespace,
                 peer_hardware_address=hardware_address(address),

@@ -7,12 +7,13 @@ What each plugin reads on its standard input is made here too.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from runtime.errors import InvalidArgument
 
@@ -122,7 +123,7 @@ def parse(text: str, *, is_list: bool = True) -> Conflist:
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        document = json.loads(text, parse_constant=_no_constant)
+        document = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise InvalidArgument("not a CNI configuration: nested too deeply") from None
     except ValueError as error:
@@ -132,8 +133,14 @@ def _parsed(text: str) -> dict[str, Any]:
     return document
 
 
-def _no_constant(name: str) -> None:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    """What is too large for a number would be written as Infinity, which no plugin reads."""
+    number = float(digits)
+    return number if math.isfinite(number) else _no_constant(digits)
 
 
 def _name(document: Mapping[str, Any]) -> str:

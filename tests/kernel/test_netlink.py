@@ -73,9 +73,8 @@ def test_setting_an_address_or_the_default_route_again_does_no_harm() -> None:
             here.create_bridge("bridge0", hardware_address="0a:58:0a:01:00:01")
             bridge = here.link("bridge0")
             for _ in range(2):
-                here.set_address(bridge, IPv4Interface("10.1.0.1/24"))
-                here.set_up("bridge0")
-                here.add_default_route(bridge, IPv4Address("10.1.0.9"))
+                here.configure("bridge0", bridge.index, IPv4Interface("10.1.0.1/24"), IPv4Address("10.1.0.9"))
+            assert here.link("bridge0").is_up
             assert here.addresses(bridge) == [IPv4Interface("10.1.0.1/24")]
             assert here.default_gateways() == [IPv4Address("10.1.0.9")]
         (default,) = [route for route in ip("route") if route["dst"] == "default"]
@@ -94,9 +93,10 @@ def test_a_failure_names_the_link_what_was_attempted_and_the_kernels_reason() ->
                 here.set_up("nothing")
             assert caught.value.errno == errno.ENODEV
             with pytest.raises(OSError, match=r"add default route via 9\.9\.9\.9: .* \(Nexthop has invalid gateway\): 'lo'"):
-                here.add_default_route(here.link("lo"), IPv4Address("9.9.9.9"))
+                here.configure("lo", 1, IPv4Interface("10.2.0.1/24"), IPv4Address("9.9.9.9"))
             with pytest.raises(OSError, match=r"find link: No such device: 'nothing'"):
                 here.link("nothing")
+            assert (here.index_of("nothing"), here.index_of("lo")) == (None, 1)
             assert here.find_link("lo") is not None, "the socket is in step after failures"
 
     network.in_a_node(test)

@@ -228,7 +228,7 @@ def test_a_failure_after_the_pair_was_made_is_rolled_back(tmp_path: Path, monkey
         with node(tmp_path, 2) as here:
             here.attach(IDS[0])
             with monkeypatch.context() as broken:
-                broken.setattr(Netlink, "add_default_route", refuse)
+                broken.setattr(Netlink, "configure", refuse)
                 with pytest.raises(OSError, match="unreachable"):
                     here.attach(IDS[1])
                 with pytest.raises(OSError, match="unreachable"):
