@@ -11,6 +11,7 @@ import msgspec
 from kernel.cgroup import Cgroup
 from runtime.container import update
 from runtime.container.config import ContainerConfig
+from runtime.container.resources import without_absent_sizes
 from runtime.container.state import Container, ContainerState
 from runtime.context import Context
 from runtime.errors import ContainerNotRunning, KerneletError, Unsupported
@@ -39,6 +40,7 @@ def update_container(
         if container.state not in (ContainerState.CREATED, ContainerState.RUNNING):
             raise ContainerNotRunning(f"update container {container.config.name} ({container.id[:13]}): it is {container.state}")
         cgroup = context.cgroup(container.cgroup)
+        resources = without_absent_sizes(resources, context.tree) or resources
         # Rules of devices are no limits; they stay.
         resources = msgspec.structs.replace(resources, devices=resources_of(container).devices)
         changes: dict[str, object] = {"resources": resources, "resources_attachment": attachment}
@@ -63,6 +65,7 @@ def update_sandbox(context: Context, sandbox_id: str, resources: schema.Resource
     with context.exclusive(sandbox.id):
         sandbox = context.inventory.find_sandbox(sandbox.id)
         sandbox.require_ready(f"update sandbox {sandbox.config.name}")
+        resources = without_absent_sizes(resources, context.tree) or resources
         changed = _changed(sandbox, resources, attachment)
         if sandbox.config.cgroup_parent:
             context.inventory.save_sandbox(changed)

@@ -8,38 +8,7 @@ from cri.api import api_pb2 as api
 from runtime.container.statistics import Statistics
 from runtime.usage import Use
 from tests.cri.conftest import Daemon
-
-#: What critest 1.36 wants of an ordinary pod (pod.go).
-MANDATORY = {
-    *(f"container_cpu_{name}_total" for name in ("cfs_periods", "cfs_throttled_periods", "cfs_throttled_seconds")),
-    *(f"container_cpu_{name}_seconds_total" for name in ("system", "usage", "user")),
-    *(f"container_fs_{name}" for name in ("inodes_free", "inodes_total", "limit_bytes", "usage_bytes")),
-    *(
-        f"container_memory_{name}"
-        for name in (
-            *("cache", "failcnt", "failures_total", "kernel_usage", "mapped_file", "max_usage_bytes", "rss", "swap"),
-            *("usage_bytes", "working_set_bytes"),
-        )
-    ),
-    *(
-        f"container_network_{way}_{name}_total"
-        for way in ("receive", "transmit")
-        for name in ("bytes", "errors", "packets_dropped", "packets")
-    ),
-    *(
-        f"container_{name}"
-        for name in (
-            *("file_descriptors", "last_seen", "oom_events_total", "processes", "sockets", "start_time_seconds"),
-            *("threads", "threads_max", "spec_cpu_period", "spec_cpu_shares", "spec_memory_limit_bytes"),
-            "spec_memory_swap_limit_bytes",
-        )
-    ),
-}
-#: Described, and given once there was such a thing.
-DESCRIBED = {
-    "container_blkio_device_usage_total",
-    *(f"container_fs_{name}_total" for name in ("reads", "reads_bytes", "writes", "writes_bytes")),
-}
+from tests.support.metrics import DESCRIBED, MANDATORY
 
 LABELS = {"pod": "web", "namespace": "default", "container": "c", "image": "docker.io/library/web:1"}
 
@@ -77,9 +46,9 @@ def test_what_is_described_is_given_and_has_the_labels_that_are_described(daemon
         assert len(each.label_values) == len(described[each.name].label_keys), each.name
         assert each.HasField("value")
         assert each.timestamp == daemon.node.use.at_ns
-    for each in described.values():
-        assert each.help
-        assert list(each.label_keys[:5]) == ["pod", "namespace", "container", "id", "image"]
+    for descriptor in described.values():
+        assert descriptor.help
+        assert list(descriptor.label_keys[:5]) == ["pod", "namespace", "container", "id", "image"]
     ids = {tuple(each.label_values[:5]) for each in of_container.metrics}
     assert ids == {("web", "default", "c", container, LABELS["image"])}
     assert {tuple(each.label_values[:5]) for each in pod.metrics} == {("web", "default", "", pod.pod_sandbox_id, "")}

@@ -94,7 +94,7 @@ def test_all_of_it_is_written(drawn: Drawn) -> None:
 def test_whichever_file_is_refused_all_say_again_what_they_said(drawn: Drawn, file: str) -> None:
     before = said(drawn)
     drawn.refuses = lambda name, value: errno.EINVAL if name == file and value + "\n" != before[file] else 0  # type: ignore[method-assign]
-    with pytest.raises(OSError, match=file):
+    with pytest.raises(InvalidSpec, match=file):
         apply(drawn)
     assert said(drawn) == before
 
@@ -167,6 +167,21 @@ def test_an_update_holds_and_is_remembered(node: Node, container: str, make_node
     again.stop_container(container, 0)
     with pytest.raises(ContainerNotRunning, match="it is exited"):
         again.update_container(container, PIDS)
+
+
+@requires("root", "cgroup2", "busybox", "controllers hugetlb")
+def test_a_value_that_the_kernel_does_not_take_is_the_callers_mistake(node: Node, container: str) -> None:
+    with pytest.raises(InvalidSpec, match=r"unified\['hugetlb\.2MB\.max'\]"):
+        node.update_container(container, schema.Resources(unified={"hugetlb.2MB.max": "nonsense"}))
+
+
+@requires("root", "cgroup2", "busybox", "controllers hugetlb")
+def test_a_size_of_pages_that_there_is_not_is_passed_over(node: Node, container: str) -> None:
+    """A kubelet sends a limit for every size that it can think of."""
+    sizes = [schema.HugepageLimit(page_size=size, limit=0) for size in ("2MB", "16GB")]
+    node.update_container(container, schema.Resources(hugepage_limits=sizes))
+    cgroup = Cgroup(find_tree() / node.find_container(container).cgroup.lstrip("/"))
+    assert cgroup.number("hugetlb.2MB.max") == 0
 
 
 @requires("root", "cgroup2", "busybox", "controllers hugetlb")
