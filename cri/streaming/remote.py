@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from cri.errors import message_of
 from cri.streaming.streams import Stream
-from runtime.errors import KerneletError
+from runtime.errors import KerneletError, TimedOut
 from runtime.session import Session, Sink, Source
 
 Result = TypeVar("Result")
@@ -35,6 +35,8 @@ InThread = Callable[..., Awaitable[Any]]
 QUIET_SECONDS = 0.1
 #: What a process may have written when it ended, and nobody has read: no pipe holds more.
 LAST_BYTES = 1 << 20
+#: How long the end of an attached process may come after that of its outputs.
+OVER_SECONDS = 5.0
 MAX_RESIZE = 4096
 STATUS_VERSIONS = frozenset({"v4.channel.k8s.io", "v5.channel.k8s.io"})
 RESIZE_VERSIONS = STATUS_VERSIONS | {"v3.channel.k8s.io"}
@@ -118,12 +120,12 @@ async def _connected(streams: dict[str, Stream], session: Session, in_thread: In
     pairs = [(source, stream) for source, stream in outputs if source is not None and stream is not None]
     telling = [asyncio.ensure_future(_tell(source, stream)) for source, stream in pairs]
     try:
-        code = await _end_of(session)
         if session.outputs_end:
             await asyncio.gather(*telling)
-        else:
-            await _stop(telling)
-            await asyncio.gather(*(_tell(source, stream, LAST_BYTES) for source, stream in pairs))
+            return await _end_after_outputs(session, OVER_SECONDS if telling else None)
+        code = await _end_of(session)
+        await _stop(telling)
+        await asyncio.gather(*(_tell(source, stream, LAST_BYTES) for source, stream in pairs))
         return code
     finally:
         await _stop([*listening, *telling])
@@ -143,6 +145,17 @@ async def _end_of(session: Session) -> int:
     session.ended.add_done_callback(wake)
     await ended.wait()
     return session.wait(0)
+
+
+async def _end_after_outputs(session: Session, patience_seconds: float | None) -> int:
+    """The exit code, which comes right after the end of the outputs, or not at all.  Raises TimedOut."""
+    try:
+        return await asyncio.wait_for(_end_of(session), patience_seconds)
+    except TimeoutError:
+        raise TimedOut(
+            "attach: the output has ended, though the container runs on: "
+            "nobody has read it for too long, or the container has closed it; attach again"
+        ) from None
 
 
 async def _stop(tasks: Sequence[asyncio.Future[None]]) -> None:

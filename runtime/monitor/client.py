@@ -190,9 +190,9 @@ class MonitorClient:
     def attach(self, process_id: str, sinks: Mapping[int, Fd]) -> Fd | None:
         """Have the output of a running process copied to *sinks*, pipes by the number of the stream, from now on.
 
-        Each ends with the process (that of 0 does nothing else), or when what it holds is not read for too long
-        (``runtime.monitor.viewers``).  Returns the terminal's master, or the other end of stdin, or None where there is
-        neither.  Raises ProcessLookupError when it does not run.
+        Each ends with its stream; all together, when one is not read for too long (``runtime.monitor.viewers``).  Returns
+        the terminal's master, or the other end of stdin, or None where there is neither.  Raises ProcessLookupError when
+        it does not run.
         """
         answer = self._ask_settled({"op": "attach", "id": process_id, "streams": list(sinks)}, [*sinks.values()])
         return next(iter(answer["files"]), None)

@@ -157,11 +157,10 @@ class Monitor:
         if watch.state is not State.RUNNING:
             raise KeyError(watch.id)
         by_number = {stream.number: stream for stream in watch.streams}
-        for number, file in zip(request["streams"], files, strict=True):
-            if number in by_number or not number:
-                self._viewers.add(watch, by_number.get(number), file)
-            else:  # the process has closed it: its end is all there is to see
-                file.close()
+        sinks = dict(zip(request["streams"], files, strict=True))
+        for number in sinks.keys() - by_number.keys():  # the process has closed it: its end is all there is to see
+            sinks.pop(number).close()
+        self._viewers.add(watch, [(by_number[number], file) for number, file in sinks.items()])
         terminal = next((stream.source for stream in watch.streams if stream.is_terminal), None)
         self._answer(reply, terminal or watch.input)
 

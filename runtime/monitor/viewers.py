@@ -3,8 +3,8 @@
 The one thing to know is who waits for whom.  A client gets all bytes, so a stream goes on only when each of its viewers
 has taken what was there before: their pipes, of a megabyte, are the buffer, and a container that writes faster than its
 client reads is slowed down, as by every other terminal.  But a client that has gone to sleep must not stop a container,
-or its log: who takes nothing for ``PATIENCE_SECONDS`` is cut off, and sees the end of its pipe.  Streams that it does
-not look at, and other containers, never wait for it.
+or its log: who takes nothing for ``PATIENCE_SECONDS`` is cut off, and sees the end of all its pipes.  Streams that it
+does not look at, and other containers, never wait for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kernel.fd import Fd
 from runtime.monitor.streams import Stream
@@ -24,10 +24,12 @@ PATIENCE_SECONDS = 5.0
 class Viewer:
     """One pipe; what does not fit is kept, at most one batch more than the pipe holds, and what is there at the end."""
 
-    def __init__(self, sink: Fd) -> None:
+    def __init__(self, stream: Stream, sink: Fd, group: list[Viewer]) -> None:
         os.set_blocking(sink.fileno(), False)
         self.sink = sink
-        self.stream: Stream | None = None
+        #: The pipes of the same client.
+        self.group = group
+        self.stream: Stream | None = stream
         #: Its stream has ended: it goes as well when it has taken all.
         self.is_ending = False
         self.is_gone = False
@@ -70,14 +72,15 @@ class Viewers:
         self._all: dict[Viewer, Watch] = {}
         self._late: set[Viewer] = set()
 
-    def add(self, watch: Watch, stream: Stream | None, sink: Fd) -> None:
-        """Show what comes from *stream* in *sink* from now on, until the end of *watch*; of None, only that end."""
-        viewer = Viewer(sink)
-        viewer.stream = stream
-        if stream is not None:
+    def add(self, watch: Watch, sinks: Iterable[tuple[Stream, Fd]]) -> None:
+        """Show one client what comes from each stream from now on, until its end or that of *watch*."""
+        group: list[Viewer] = []
+        for stream, sink in sinks:
+            viewer = Viewer(stream, sink, group)
+            group.append(viewer)
             stream.viewers.append(viewer)
-        self._all[viewer] = watch
-        self._wait_for(viewer)
+            self._all[viewer] = watch
+            self._wait_for(viewer)
 
     def hold(self, stream: Stream) -> bool:
         """See to the viewers of a stream that has moved; whether it has to wait for one."""
@@ -103,7 +106,8 @@ class Viewers:
         due = time.monotonic() - PATIENCE_SECONDS
         for viewer in tuple(self._late):
             if viewer.behind_since is not None and viewer.behind_since <= due:
-                self._drop(viewer)
+                for each in [each for each in viewer.group if each in self._all]:
+                    self._drop(each)
 
     def _settle(self, viewer: Viewer) -> None:
         if viewer.is_gone or (viewer.is_ending and viewer.behind_since is None):

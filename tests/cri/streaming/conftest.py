@@ -28,7 +28,7 @@ OFFERED = (*(f"v{number}.channel.k8s.io" for number in (5, 4, 3, 2)), "channel.k
 class Played:
     """A process: what the server has of it is ``session``, the rest is the test's."""
 
-    def __init__(self, wanted: Wanted, *, terminal: Fd | None = None) -> None:
+    def __init__(self, wanted: Wanted, *, terminal: Fd | None = None, outputs_end: bool = False) -> None:
         hears, self.stdin = pipe()
         self.stdout, says = pipe()
         self.stderr, complains = pipe()
@@ -39,6 +39,7 @@ class Played:
             stdout=Source(self.stdout) if wanted.stdout else None,
             stderr=Source(self.stderr) if wanted.stderr else None,
             terminal=terminal,
+            outputs_end=outputs_end,
         )
         self.session.when_closed(self.was_closed.set)
 
@@ -81,8 +82,8 @@ class Serving:
     def offer(self, offer: Offer) -> str:
         return self.on_loop(lambda: self.server.offer(offer))
 
-    def play(self, wanted: Wanted = ALL, **more: Fd) -> Played:
-        self.played.append(Played(wanted, **more))
+    def play(self, wanted: Wanted = ALL, *, terminal: Fd | None = None, outputs_end: bool = False) -> Played:
+        self.played.append(Played(wanted, terminal=terminal, outputs_end=outputs_end))
         return self.played[-1]
 
     def url(self, wanted: Wanted = ALL, process: Played | None = None) -> str:

@@ -165,6 +165,25 @@ def _write_for_ever(process: Played) -> None:
         return
 
 
+def test_attached_all_is_waited_for_and_an_end_of_the_outputs_alone_is_told(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = serving.play(outputs_end=True)
+    client = serving.client(process=process)
+    process.session.end(5)
+    process.say(b"late")
+    time.sleep(2 * remote.QUIET_SECONDS)  # that is long enough for an exec'd process
+    process.say(b" and later")
+    process.leave()
+    out, _, error = client.hear_all("stdout", "stderr", "error")
+    assert out == b"late and later" and b'"5"' in error
+    monkeypatch.setattr(remote, "OVER_SECONDS", 0.1)
+    process = serving.play(outputs_end=True)
+    client = serving.client(process=process)
+    process.leave()
+    assert "the output has ended, though the container runs on" in str(status_of(client.hear_all("error")[0])["message"])
+
+
 def test_who_does_not_read_makes_the_process_wait(serving: Serving) -> None:
     process = serving.play()
     client = serving.client(process=process)
