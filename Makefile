@@ -5,6 +5,7 @@ PYTHON ?= /usr/bin/python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 CRICTL := sigs.k8s.io/cri-tools/cmd/crictl@v1.36.0
+SPDY   := spdy-transport@3.0.0
 
 RUN_PACKAGES  := gcc libc6-dev python3-dev python3-venv libcap-dev busybox-static
 TEST_PACKAGES := docker-registry crun runc nftables iproute2 containernetworking-plugins iptables libseccomp2 strace procps \
@@ -163,6 +164,18 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	    }
 	else
 	    echo "set-up: WARNING: no Go, so no crictl: the tests that drive the daemon with it are skipped" >&2
+	fi
+	if [ -d build/node/node_modules/spdy-transport ]; then
+	    :
+	elif command -v npm >/dev/null; then
+	    echo "set-up: npm install $(SPDY), into build/node"
+	    mkdir -p build/node
+	    npm install --silent --no-fund --no-audit --prefix build/node $(SPDY) || {
+	        echo "set-up: WARNING: no spdy-transport: the test of our streams by a foreign client is skipped" >&2
+	        [ "$${CI:-}" != true ]
+	    }
+	else
+	    echo "set-up: WARNING: no npm, so no spdy-transport: the test of our streams by a foreign client is skipped" >&2
 	fi
 	touch $@
 

@@ -24,11 +24,14 @@ SEARCH = os.pathsep.join([str(TREE / ".venv/bin"), os.environ.get("PATH", ""), "
 #: Debian's directory of CNI plugins first, then upstream's.
 CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 
+#: Where make test installs what the tests have of npm's.
+NODE_MODULES = TREE / "build/node/node_modules"
+
 #: Words that are programs to be found.
 PROGRAMS = tuple(
     (
         "aarch64-linux-gnu-gcc busybox conmon containerd crictl crun ctr docker-registry go "
-        "ip iptables kernelet-oci newuidmap nft nginx podman runc strace stty"
+        "ip iptables kernelet-oci newuidmap nft nginx node podman runc strace stty"
     ).split()
 )
 
@@ -65,6 +68,8 @@ def excuse(name: str) -> str | None:
     """Why even a CI machine may lack *name*; None when it may not."""
     if name == "crictl" and is_met("go"):
         return None  # make test installs it with Go
+    if name == "spdy-transport" and shutil.which("npm"):
+        return None  # and this with npm
     return EXCUSED.get(name)
 
 
@@ -114,6 +119,7 @@ VOCABULARY: dict[str, Callable[..., bool]] = {
     "selinux": Path("/sys/fs/selinux/enforce").exists,
     "ipv6": Path("/proc/net/if_inet6").exists,
     "deb": lambda: "KERNELET_DEB" in os.environ,
+    "spdy-transport": (NODE_MODULES / "spdy-transport").is_dir,
     "cni-plugins": lambda: cni_directory() is not None,
     **{name: lambda name=name: shutil.which(name, path=SEARCH) is not None for name in PROGRAMS},
 }
@@ -125,6 +131,8 @@ EXCUSED = {
     "controllers": "on a hybrid host the v1 hierarchies hold them, and nobody may take them away",
     "capability": "CI's machine holds some back from root (CAP_SYS_RESOURCE)",
     "deb": "make test-deb makes the package and runs its tests",
+    "node": "a foreign client for the streams; the tests' own covers the same",
+    "spdy-transport": "installed with npm; excused only where there is none",
     "go": "not among Debian 12's packages in a version that builds today's crictl",
     "crictl": "built with Go; excused only where there is none",
 }
