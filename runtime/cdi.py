@@ -1,9 +1,9 @@
 """Devices by name, as vendors describe them: the Container Device Interface (CDI 1.1).
 
 A file below one of the directories says what a container needs to have for ``vendor.com/class=name``: nodes, mounts,
-variables.  It is JSON or YAML, read when a container asks, because drivers write it at any time.  A file in a later
+variables, hooks.  It is JSON or YAML, read when a container asks, because drivers write it at any time.  A file in a later
 directory takes the place of what an earlier one says of the same device; two that say different things with the same right
-make it nobody's.  What the daemon cannot do (hooks, say) is refused by name: half a device would fail somewhere later.
+make it nobody's.  What the daemon cannot do is refused by name: half a device would fail somewhere later.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
+from runtime import pod_hooks
 from runtime.container.devices import find_devices
 from runtime.errors import InvalidArgument, KerneletError, Unsupported
 from runtime.spec import schema
@@ -134,6 +135,10 @@ def inject(spec: schema.Spec, edits: Iterable[Edits]) -> list[int]:
             schema.Mount(destination=mount.container_path, type=mount.type, source=mount.host_path, options=mount.options)
             for mount in each.mounts
         ]
+        for hook in each.hooks:
+            found = getattr(spec.hooks, pod_hooks.KINDS[hook.hook_name])
+            seconds = pod_hooks.SECONDS if hook.timeout is None else hook.timeout
+            found.append(schema.Hook(path=hook.path, args=hook.args, env=hook.env, timeout=seconds))
         groups += each.additional_gids
     spec.mounts.sort(key=lambda mount: mount.destination.count("/"))  # parents first
     return list(dict.fromkeys(groups))
@@ -210,8 +215,10 @@ def _checked(edits: Edits, where: str) -> Edits:
     for name, wish in (("intelRdt", edits.intel_rdt), ("netDevices", edits.net_devices)):
         if wish:
             raise Unsupported(f"{where}.{name}: containers of a pod do not have this")
-    if edits.hooks:
-        raise Unsupported(f"{where}.hooks: {edits.hooks[0].hook_name} {edits.hooks[0].path}: containers of a pod have no hooks")
+    for hook in edits.hooks:
+        if hook.hook_name not in pod_hooks.KINDS:
+            known = ", ".join(pod_hooks.KINDS)
+            raise Unsupported(f"{where}.hooks: {hook.hook_name} {hook.path}: containers of a pod have {known} alone")
     for entry in edits.env:
         if "=" not in entry.lstrip("=") or "\0" in entry:
             raise InvalidArgument(f"{where}.env: {entry.partition('=')[0]!r} is not of the form NAME=value")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kernel.cgroup import Cgroup
 from kernel.fd import Fd, open_path
-from runtime import history, image_files, snapshot
+from runtime import history, image_files, pod_hooks, snapshot
 from runtime.container import apparmor, device_filter, ground, init, resources
 from runtime.container.complete import complete_spec
 from runtime.container.config import ContainerConfig
@@ -251,16 +251,7 @@ def _find_attempt(context: Context, sandbox_id: str, config: ContainerConfig) ->
 
 def _launch(context: Context, sandbox: Sandbox, container: Container, lower: list[Path]) -> int:
     """Prepare the ground, compose the program, and have the monitor run it up to the wait; returns the pid."""
-    paths = context.paths
-    apparmor.see_to(container.config.spec.process.apparmor_profile if container.config.spec.process else "")
-    run_dir = paths.run_container(container.id)
-    run_dir.mkdir(mode=0o700)
-    cgroup = context.cgroup(container.cgroup)
-    cgroup.create()
-    linux = container.config.spec.linux
-    resources.apply(cgroup, context.tree, resources.without_absent_sizes(linux.resources, context.tree))
-    device_filter.apply(cgroup, linux)
-    snapshot.prepare(paths, container.id)
+    paths, cgroup = context.paths, _make_place(context, container)
     with contextlib.ExitStack() as opened:
         root = opened.enter_context(image_files.mount_root(context, sandbox, container, lower))
         target = _find_target(context, container)
@@ -270,7 +261,10 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
         for path in container.config.relabelled:
             relabel(path, spec.linux.mount_label)
         made = image_files.mount_volumes(context, sandbox, container, spec.mounts)
-        prepared = ground.prepare(spec, root, attach_point=paths.attach_point, in_cgroup=True, by_monitor=True, made=made)
+        has_hooks = pod_hooks.are_in(spec)
+        prepared = ground.prepare(
+            spec, root, attach_point=paths.attach_point, in_cgroup=True, can_pause=has_hooks, by_monitor=True, made=made
+        )
         opened.callback(prepared.close)
         if target is not None and not is_init_of(target):  # its pid namespace was opened by number: was it still it?
             raise ContainerNotRunning(f"create container {container.config.name}: {target.config.name} has just ended")
@@ -293,21 +287,37 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
             container.id,
             "container",
             program,
-            run_dir=run_dir,
+            run_dir=paths.run_container(container.id),
             name="kernelet:init",
             descriptors=descriptors,
             sinks=sinks,
             terminal=container.config.tty,
             input_pipe=container.config.stdin and not container.config.tty,
         )
+        if has_hooks and launched.failed is None:
+            pod_hooks.run(paths, container, spec, launched.pid)
+            launched = context.monitor.start(container.id)  # on to where a container waits for its start
         if launched.failed is not None:
             outcome = report.read()
             reason = describe_failure(program, launched.failed, launched.errno, outcome.results)
             steps = history.records(program, outcome, names_of(spec, prepared.facts))
             history.save_failure(paths.failures, sandbox.id, container.config.name, reason, steps)
             raise StartFailed(f"create container {container.config.name}: {reason}")
-        history.save(run_dir, program, report.read(), names_of(spec, prepared.facts))
+        history.save(paths.run_container(container.id), program, report.read(), names_of(spec, prepared.facts))
     return launched.pid
+
+
+def _make_place(context: Context, container: Container) -> Cgroup:
+    """The container's run dir, its writable layer, and its cgroup, with limits and none of its processes yet."""
+    process, linux = container.config.spec.process, container.config.spec.linux
+    apparmor.see_to(process.apparmor_profile if process else "")
+    context.paths.run_container(container.id).mkdir(mode=0o700)
+    cgroup = context.cgroup(container.cgroup)
+    cgroup.create()
+    resources.apply(cgroup, context.tree, resources.without_absent_sizes(linux.resources, context.tree))
+    device_filter.apply(cgroup, linux)
+    snapshot.prepare(context.paths, container.id)
+    return cgroup
 
 
 def _find_target(context: Context, container: Container) -> Container | None:

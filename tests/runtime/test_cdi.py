@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import cdi
-from runtime.errors import HostPathNotFound, InvalidArgument, Unsupported
+from runtime.errors import HookFailed, HostPathNotFound, InvalidArgument, Unsupported
 from runtime.node import Node
 from runtime.spec import schema
+from runtime.spec.schema import IdMapping
 from tests.support import wishes
 from tests.support.requires import requires
+
+USERS = {name: [IdMapping(container_id=0, host_id=700000, size=65536)] for name in ("uid_mappings", "gid_mappings")}
 
 
 def document(*, kind: str = "vendor.com/gpu", general: dict[str, Any] | None = None, **devices: dict[str, Any]) -> dict[str, Any]:
@@ -178,3 +181,38 @@ def test_a_container_has_what_the_file_says(node: Node, tmp_path: Path) -> None:
     script = "echo $GPU; cat /usr/lib/driver; echo; id -G; head -c 2 /dev/gpu/0 | wc -c"
     assert node.exec_sync(container, ["sh", "-ec", script], 10).stdout.split() == [b"yes", b"driver", b"0", b"4242", b"2"]
     assert stat.S_ISCHR(os.stat("/dev/zero").st_mode)
+
+
+@requires("root", "cgroup2", "busybox")
+@pytest.mark.parametrize("users", [{}, USERS])
+def test_hooks_run_where_they_belong_before_the_container_is_there(node: Node, tmp_path: Path, users: dict[str, Any]) -> None:
+    kinds = ("prestart", "createRuntime", "createContainer")
+    script = "cat > $0.state; readlink /proc/self/ns/net > $0.net"
+    hooks = [{"hookName": kind, "path": "/bin/sh", "args": ["sh", "-ec", script, kind]} for kind in kinds]
+    write(tmp_path / "cdi", "a.json", document(one={"hooks": hooks}))
+    config = wishes.container(["cat", "/createContainer.net"], log=tmp_path / "log")
+    cdi.inject(config.spec, found(tmp_path / "cdi", "vendor.com/gpu=one"))
+    pod = node.run_sandbox(wishes.sandbox(**users))
+    container = node.create_container(pod, config)
+    pid, bundle = node.find_container(container).pid, node.paths.run_container(container)
+    states = [json.loads((bundle / f"{kind}.state").read_text()) for kind in kinds[:2]]
+    assert [(state["id"], state["pid"], state["bundle"]) for state in states] == [(container, pid, str(bundle))] * 2
+    assert json.loads((bundle / "config.json").read_text())["root"]["path"] == str(node.paths.attach_point)
+    assert {(bundle / f"{kind}.net").read_text().strip() for kind in kinds[:2]} == {os.readlink("/proc/self/ns/net")}
+    theirs = os.readlink(f"/proc/{pid}/ns/net")
+    node.start_container(container)
+    assert (wishes.finish(node, container), wishes.lines(tmp_path / "log")) == (0, [theirs])
+
+
+@requires("root", "cgroup2", "busybox")
+def test_a_hook_that_fails_ends_the_create_and_leaves_nothing(node: Node) -> None:
+    config = wishes.container(["true"])
+    config.spec.hooks.create_runtime.append(schema.Hook(path="/bin/sh", args=["sh", "-c", "echo no driver >&2; exit 3"]))
+    pod = node.run_sandbox(wishes.sandbox())
+    with pytest.raises(HookFailed, match=r"createRuntime hook #0: /bin/sh: .*exit code 3: no driver"):
+        node.create_container(pod, config)
+    assert (node.containers(), os.listdir(node.paths.run_containers), os.listdir(node.paths.containers)) == ([], [], [])
+    late = wishes.container(["true"])
+    late.spec.hooks.create_runtime.append(schema.Hook(path="/bin/sh", args=["sh", "-c", "sleep 60"], timeout=1))
+    with pytest.raises(HookFailed, match="not done after 1 s, killed"):
+        node.create_container(pod, late)
