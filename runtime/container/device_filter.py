@@ -87,13 +87,13 @@ def compile_rules(rules: Sequence[schema.DeviceRule]) -> bytes | None:
 
     Raises InvalidSpec for a type, a number or an access that there is not.
     """
-    return _compiled(msgspec.msgpack.encode(rules))
+    return _compiled(msgspec.json.encode(rules))
 
 
 @lru_cache(PROGRAMS_REMEMBERED)
 def _compiled(document: bytes) -> bytes | None:
     """As above; nearly all containers have the same rules, so they are the key (their encoding: they can be changed)."""
-    rules = msgspec.msgpack.decode(document, type=list[schema.DeviceRule])
+    rules = msgspec.json.decode(document, type=list[schema.DeviceRule])
     for index, rule in enumerate(rules):
         _check(rule, f"linux.resources.devices[{index}]")
     if rules and _is_for_all(rules[-1]) and rules[-1].allow:
