@@ -235,7 +235,7 @@ def user_of(container: Container) -> api.ContainerUser:
 
 
 def verbose(container: Container) -> str:
-    """The record as JSON, for crictl inspect: ``pid``, ``sandboxID``, ``runtimeSpec``."""
+    """The record as JSON, for crictl inspect: ``pid``, ``sandboxID``, ``runtimeSpec``; for our attach, ``tty`` and ``stdin``."""
     spec = msgspec.to_builtins(container.config.spec)
     if container.resources is not None:
         spec["linux"]["resources"] = msgspec.to_builtins(container.resources)
@@ -245,6 +245,8 @@ def verbose(container: Container) -> str:
             "pid": container.pid,
             "sandboxID": container.sandbox_id,
             "cgroup": container.cgroup,
+            "tty": container.config.tty,
+            "stdin": container.config.stdin,
             "runtimeSpec": {"ociVersion": container.config.spec.oci_version} | spec,
         }
     )

@@ -1,11 +1,10 @@
-"""kernelet exec, stop, rm, pull, rmi: what can be done to it."""
+"""kernelet stop, rm, pull, rmi: what can be done to it."""
 
 from __future__ import annotations
 
 import argparse
 import base64
 import json
-import sys
 
 from cri.api import api_pb2 as api
 from cri.client import Client
@@ -15,29 +14,6 @@ from runtime.errors import InvalidArgument, NotFound
 
 #: What docker and podman give a container to end by itself.
 STOP_SECONDS = 10
-
-
-def add_exec(parser: argparse.ArgumentParser) -> None:
-    connection.add_options(parser)
-    parser.add_argument("--timeout", type=int, default=0, metavar="SECONDS", help="kill it after that long")
-    parser.add_argument("container", help="the beginning of its id, or its name")
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="the command, without a shell")
-
-
-def run_exec(options: argparse.Namespace) -> int:
-    """The exit status is the command's own."""
-    words = options.words[1:] if options.words[:1] == ["--"] else options.words
-    with connection.connect(options) as client:
-        container = connection.find_container(client, options.container)
-        request = api.ExecSyncRequest(container_id=container.id, cmd=words, timeout=options.timeout)
-        answer = client.call(request, api.ExecSyncResponse)
-    if options.json:
-        print(tables.as_json([answer]))
-        return 0
-    sys.stdout.buffer.write(answer.stdout)
-    sys.stdout.flush()
-    sys.stderr.buffer.write(answer.stderr)
-    return int(answer.exit_code)
 
 
 def add_stop(parser: argparse.ArgumentParser) -> None:

@@ -73,8 +73,10 @@ def test_exec_passes_output_and_exit_status_on(daemon: Daemon, kernelet: Run) ->
     container_id = daemon.running("web")
     assert kernelet("exec", "--timeout", "5", "web", "ls", "-l") == (3, "out", "err")
     assert daemon.node.calls[-1] == ("exec_sync", container_id, "ls", "-l", 5.0)
-    assert kernelet("exec", container_id[:20], "--", "--odd")[0] == 3
-    assert daemon.node.calls[-1] == ("exec_sync", container_id, "--odd", 0.0)
+    assert kernelet("exec", "--timeout", "1", container_id[:20], "--", "--odd")[0] == 3
+    assert daemon.node.calls[-1] == ("exec_sync", container_id, "--odd", 1.0)
+    status, _, err = kernelet("exec", "-i", "--json", "web", "ls")
+    assert status == 1 and "go with neither --json nor --timeout" in err
     _, out, _ = kernelet("exec", "--json", "web", "ls")
     assert json.loads(out)[0] == {
         "stdout": base64.b64encode(b"out").decode(),
