@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from runtime.container import device_filter, resources
+from runtime.container.update import all_or_nothing
 from runtime.errors import ContainerNotRunning, InvalidArgument, InvalidSpec, KerneletError, Unsupported
 from runtime.oci.directory import STOPPED, Container
 from runtime.oci.flags import TEXT, Parsed
@@ -112,18 +113,18 @@ def update(container: Container, asked: schema.Resources) -> None:
     tree = Path(container.record.tree)
     from runtime.oci import scopes
 
-    try:
-        if container.record.extra:
-            scopes.limit(container, wanted)
-        resources.apply(container.cgroup, tree, wanted)
-        if asked.devices:
-            device_filter.apply(container.cgroup, schema.Linux(resources=asked))
-    except (KerneletError, OSError):
-        with contextlib.suppress(KerneletError, OSError):  # the first failure is the one to tell
+    with all_or_nothing(container.cgroup, wanted):
+        try:
             if container.record.extra:
-                scopes.limit(container, was)
-            resources.apply(container.cgroup, tree, was)
-        raise
+                scopes.limit(container, wanted)
+            resources.apply(container.cgroup, tree, wanted)
+            if asked.devices:
+                device_filter.apply(container.cgroup, schema.Linux(resources=asked))
+        except (KerneletError, OSError):
+            with contextlib.suppress(KerneletError, OSError):  # the first failure is the one to tell
+                if container.record.extra:
+                    scopes.limit(container, was)
+            raise
     container.record.extra[RECORDED] = msgspec.json.encode(after).decode()
     container.save()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kernel.cgroup import Cgroup, find_tree
+from runtime.container import statistics
 from runtime.container.limits import writes
 from runtime.errors import InvalidArgument, InvalidSpec
 from runtime.oci import update
@@ -195,14 +196,15 @@ def test_flags_reach_the_kernel_and_keep_what_they_do_not_name(oci: CommandLine,
 
 
 @requires("controllers hugetlb")
-def test_what_fails_half_way_is_taken_back(oci: CommandLine, group: Cgroup) -> None:
-    limits = {HUGE: [{"pageSize": "2MB", "limit": 4 << 20}]}
-    oci.configure("sleep", "1000", change=lambda config: config["linux"]["resources"].update(limits))
+@pytest.mark.parametrize("had", [[], [{"pageSize": "2MB", "limit": 4 << 20}]], ids=["without a limit", "with one"])
+def test_what_fails_half_way_is_taken_back(oci: CommandLine, group: Cgroup, had: list[dict[str, object]]) -> None:
+    oci.configure("sleep", "1000", change=lambda config: config["linux"]["resources"].update({HUGE: had}))
     oci.call("run", "--detach", "web")
+    before = statistics.read(group).hugepages["2MB"].limit_bytes
     wanted = {HUGE: [{"pageSize": "2MB", "limit": 6 << 20}, {"pageSize": "3MB", "limit": 1}]}
     said = oci.refusal("update", "-r", "-", "web", given=json.dumps(wanted))
     assert "linux.resources.hugepageLimits[1]: hugetlb.3MB.max=1: no such file or directory" in said
-    assert group.number("hugetlb.2MB.max") == 4 << 20
+    assert statistics.read(group).hugepages["2MB"].limit_bytes == before == (had[0]["limit"] if had else None)
 
 
 def test_rules_of_devices_change_while_it_runs(oci: CommandLine) -> None:
