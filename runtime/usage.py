@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from kernel.cgroup import Cgroup
 from kernel.mountinfo import load_mountinfo
@@ -27,6 +28,8 @@ from runtime.writable import LayerUse, WritableLayers
 
 #: A rate is of this much time at least, and at most: one of an hour says nothing about now.
 RATE_SECONDS, STALE_SECONDS = 1.0, 120.0
+#: A container may open a million files (3 us for each that is looked at), and be asked about every ten seconds.
+LOOKED_AT_LIMIT = 20_000
 #: How long an answer may wait for the size of layers that were never measured.
 FIRST_WALK_SECONDS = 0.25
 
@@ -65,7 +68,8 @@ class Processes:
     count: int
     threads: int
     descriptors: int
-    sockets: int
+    sockets: int | None
+    """None where there are too many descriptors to look at each."""
     open_files_limit: int | None
     """The soft limit of the container's first process."""
 
@@ -118,8 +122,10 @@ class Meter:
         found = [each for pid in self._context.cgroup(container.cgroup).all_processes() if (each := _look_at(pid))]
         if not found:
             return None
-        threads, descriptors, sockets = (sum(column) for column in zip(*found, strict=True))
-        return Processes(len(found), threads, descriptors, sockets, _open_files_limit(container.pid))
+        links = [link for each in found for link in each.links]
+        sockets = sum(_is_socket(link) for link in links) if len(links) <= LOOKED_AT_LIMIT else None
+        threads = sum(each.threads for each in found)
+        return Processes(len(found), threads, len(links), sockets, _open_files_limit(container.pid))
 
     def disk(self) -> Disk:
         """The file system of the writable layers, now."""
@@ -215,14 +221,19 @@ def _is_kept(cgroup: Cgroup, file: str) -> bool:
     return True
 
 
-def _look_at(pid: int) -> tuple[int, int, int] | None:
-    """Threads, open descriptors and those that are sockets, of one process; None when it has ended."""
+class _Process(NamedTuple):
+    threads: int
+    links: list[str]
+    """To what it has open."""
+
+
+def _look_at(pid: int) -> _Process | None:
+    """None when it has ended."""
     try:
         threads = len(os.listdir(f"/proc/{pid}/task"))
-        names = os.listdir(f"/proc/{pid}/fd")
+        return _Process(threads, [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")])
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return threads, len(names), sum(_is_socket(f"/proc/{pid}/fd/{name}") for name in names)
 
 
 def _is_socket(link: str) -> bool:

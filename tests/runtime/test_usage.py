@@ -142,7 +142,7 @@ def test_a_pod_on_the_nodes_network_has_no_traffic_of_its_own(node: Node) -> Non
 
 
 @requires("root", "cgroup2", "busybox")
-def test_processes_are_counted_with_what_they_hold(node: Node, sandbox: str) -> None:
+def test_processes_are_counted_with_what_they_hold(node: Node, sandbox: str, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "sleep 100 & exec 5</dev/null 6</dev/null; nc -l -p 99; true"
     container = wishes.run(node, sandbox, wishes.container(["sh", "-c", script]))
     record = node.find_container(container)
@@ -158,6 +158,10 @@ def test_processes_are_counted_with_what_they_hold(node: Node, sandbox: str) -> 
     assert processes.threads == 3
     assert processes.descriptors == sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids.processes())
     assert f"Max open files            {processes.open_files_limit} " in Path(f"/proc/{record.pid}/limits").read_text()
+    monkeypatch.setattr(usage, "LOOKED_AT_LIMIT", 3)
+    many = node.processes_of(record)
+    assert many is not None
+    assert (many.descriptors, many.sockets) == (processes.descriptors, None)
     node.stop_container(container, 0)
     assert node.processes_of(node.find_container(container)) is None
 
