@@ -164,13 +164,9 @@ class Meter:
         if sandbox.state is not SandboxState.READY:
             return SandboxUse(sandbox, Use(time.time_ns(), None, None), None, None, containers)
         cgroup = self._context.cgroup(sandbox.cgroup_parent)
-        return SandboxUse(
-            sandbox,
-            self._of(sandbox.id, cgroup, brief=brief),
-            len(cgroup.all_processes()),
-            self._links(sandbox, containers),
-            containers,
-        )
+        use = self._of(sandbox.id, cgroup, brief=brief)
+        count = None if use.statistics is None else len(cgroup.all_processes())
+        return SandboxUse(sandbox, use, count, self._links(sandbox, containers), containers)
 
     def _links(self, sandbox: Sandbox, containers: tuple[ContainerUse, ...]) -> tuple[LinkUse, ...] | None:
         if sandbox.config.namespaces.network != "pod":

@@ -137,6 +137,13 @@ def test_a_pod_uses_its_network_with_and_without_a_process_to_look_through(node:
 
 
 @requires("root", "cgroup2", "busybox")
+def test_a_pod_whose_cgroup_was_taken_away_uses_nobody_knows_what(node: Node, sandbox: str) -> None:
+    os.rmdir(find_tree() / node.find_sandbox(sandbox).cgroup_parent.lstrip("/"))
+    use = use_of_pod(node, sandbox)
+    assert (use.use.statistics, use.process_count) == (None, None)
+
+
+@requires("root", "cgroup2", "busybox")
 def test_a_pod_on_the_nodes_network_has_no_traffic_of_its_own(node: Node) -> None:
     assert use_of_pod(node, node.run_sandbox(wishes.sandbox(network="node"))).links is None
 
