@@ -26,6 +26,7 @@ from kernel.terminal import Terminal, find_devpts, open_terminal, set_window_siz
 from runtime import exec_process
 from runtime.container.descriptors import Descriptor
 from runtime.container.state import Container, ContainerState
+from runtime.container.userns import host_id
 from runtime.context import Context
 from runtime.errors import ContainerNotRunning, InvalidArgument, MonitorLost, PortUnreachable, Unsupported
 
@@ -163,7 +164,8 @@ def exec_in(
     with contextlib.ExitStack() as undo:
         undo.callback(exec_process.clean_up, context, place)
         if terminal:
-            session, theirs = _with_terminal(container, stdin=stdin, stdout=stdout)
+            maps = context.inventory.find_sandbox(container.sandbox_id).config.uid_mappings
+            session, theirs = _with_terminal(container, host_id(maps, 0) or 0, stdin=stdin, stdout=stdout)
         else:
             session, theirs = _with_pipes(stdin=stdin, stdout=stdout, stderr=stderr)
         undo.callback(session.close)
@@ -254,11 +256,15 @@ def _connected(made: list[tuple[socket.socket, str]], port: int, pod: str) -> so
     return found
 
 
-def _with_terminal(container: Container, *, stdin: bool, stdout: bool) -> tuple[Session, Mapping[int, Fd]]:
-    """A session on a new terminal of the container's own devpts, and the streams of the process."""
+def _with_terminal(container: Container, owner: int, *, stdin: bool, stdout: bool) -> tuple[Session, Mapping[int, Fd]]:
+    """A session on a new terminal of the container's own devpts, and the streams of the process.
+
+    It belongs to *owner*, the container's root, who can give it on: our own root is nobody in a user namespace.
+    """
     try:
         with open_path(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY) as root, find_devpts(root) as devpts:
             made: Terminal = open_terminal(devpts)
+            os.fchown(made.slave.fileno(), owner, -1)
     except OSError as error:
         if not os.path.exists(f"/proc/{container.pid}/root/"):
             raise ContainerNotRunning(f"exec: container {container.config.name} has just ended") from None

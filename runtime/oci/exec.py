@@ -17,6 +17,7 @@ from runtime.container import entrance, join
 from runtime.container import filter as system_calls
 from runtime.container.descriptors import Descriptor
 from runtime.container.failure import describe_failure
+from runtime.container.userns import host_id
 from runtime.errors import ContainerNotRunning, InvalidArgument, KerneletError, StartFailed, WrongState
 from runtime.oci import console
 from runtime.oci.console import Relay
@@ -80,7 +81,7 @@ def execute(request: Request) -> int:
         console.check_request(request, process, detached=detached)
         see_to_profile(process)
         check_executable(root, process)
-        terminal = _open_terminal(process, root, opened)
+        terminal = _open_terminal(spec, process, root, opened)
         waiting = None if detached else opened.enter_context(Waiting())
         if detached:
             console.hand_over(request, terminal)
@@ -186,12 +187,16 @@ def _open_init(container: Container) -> Fd:
         raise ContainerNotRunning("cannot exec in a stopped container") from None
 
 
-def _open_terminal(process: schema.Process, root: Fd, opened: contextlib.ExitStack) -> Terminal | None:
+def _open_terminal(spec: schema.Spec, process: schema.Process, root: Fd, opened: contextlib.ExitStack) -> Terminal | None:
+    """A new one of the container's, which belongs to its root: ours is nobody in its user namespace."""
     if not process.terminal:
         return None
     with find_devpts(root) as devpts:
         terminal = open_terminal(devpts)
     opened.callback(terminal.close)
+    owner = host_id(spec.linux.uid_mappings, 0)
+    if owner is not None:
+        os.fchown(terminal.slave.fileno(), owner, -1)
     console.size_terminal(terminal, process)
     return terminal
 

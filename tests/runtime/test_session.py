@@ -22,6 +22,7 @@ from runtime.errors import (
 )
 from runtime.node import Node
 from runtime.session import Session, Sink, Source
+from runtime.spec.schema import IdMapping
 from tests.support import wait, wishes
 from tests.support.requires import requires
 
@@ -371,3 +372,16 @@ def test_no_cgroup_of_an_exec_is_left(node: Node, container: str) -> None:
         assert session.wait(SECONDS) == 0
         session.close()
     assert Cgroup(node._context.cgroup(node.find_container(container).cgroup).path).descendants() == []
+
+
+def test_a_terminal_in_a_user_namespace_is_its_users(node: Node, sessions: list[Session]) -> None:
+    users = {
+        "uid_mappings": [IdMapping(container_id=0, host_id=600000, size=65536)],
+        "gid_mappings": [IdMapping(container_id=0, host_id=600000, size=65536)],
+    }
+    pod = node.run_sandbox(wishes.sandbox(**users))  # type: ignore[arg-type]
+    for user in (0, 1000):
+        container = wishes.run(node, pod, wishes.container(["sleep", "100"], run_as_user=user))
+        session = exec_in(node, container, "sh", "-c", "stat -c '%u %g %a' $(tty); echo hi > $(tty)", terminal=True)
+        sessions.append(session)
+        assert hear(session.stdout) == b"%d 5 620\r\nhi\r\n" % user
