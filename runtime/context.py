@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kernel.bpf import LoadedPrograms
 from kernel.cgroup import Cgroup
 from runtime.cgroups import Driver
 from runtime.errors import InvalidArgument
@@ -44,6 +45,7 @@ class Context:
     """By id, the containers whose end somebody waits for who is attached: likewise."""
     stopping: set[str] = field(default_factory=set)
     """Sandboxes that are being stopped: nothing new is made in them."""
+    device_programs: LoadedPrograms = field(default_factory=LoadedPrograms)
     closing: threading.Event = field(default_factory=threading.Event)
     """Set when the node is let go of: what waits to try again ends."""
     _guard: threading.Lock = field(default_factory=threading.Lock)

@@ -44,6 +44,12 @@ class Failure(msgspec.Struct):
     steps: list[StepRecord]
 
 
+def prepare(program: Program, names: Mapping[int, str] | None = None) -> None:
+    """Have *program* decoded before its outcome is known, so that ``records`` finds what it needs (``kernel.decode``)."""
+    for step in program.steps:
+        decode(step, names)
+
+
 def records(program: Program, outcome: Outcome, names: Mapping[int, str] | None = None) -> list[StepRecord]:
     """The steps of *program* up to the clone and in the new process, with what became of each.
 

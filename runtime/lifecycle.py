@@ -283,10 +283,12 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
                 Descriptor.OUTPUT: master,
             }
         sinks = [opened.enter_context(open_log(container.config.log_path))] if container.config.log_path else []
+        names = names_of(spec, prepared.facts)
         launched, report = context.monitor.launch(
             container.id,
             "container",
             program,
+            meanwhile=lambda: history.prepare(program, names),
             run_dir=paths.run_container(container.id),
             name="kernelet:init",
             descriptors=descriptors,
@@ -300,10 +302,10 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
         if launched.failed is not None:
             outcome = report.read()
             reason = describe_failure(program, launched.failed, launched.errno, outcome.results)
-            steps = history.records(program, outcome, names_of(spec, prepared.facts))
+            steps = history.records(program, outcome, names)
             history.save_failure(paths.failures, sandbox.id, container.config.name, reason, steps)
             raise StartFailed(f"create container {container.config.name}: {reason}")
-        history.save(paths.run_container(container.id), program, report.read(), names_of(spec, prepared.facts))
+        history.save(paths.run_container(container.id), program, report.read(), names)
     return launched.pid
 
 
@@ -315,7 +317,7 @@ def _make_place(context: Context, container: Container) -> Cgroup:
     cgroup = context.cgroup(container.cgroup)
     cgroup.create()
     resources.apply(cgroup, context.tree, resources.without_absent_sizes(linux.resources, context.tree))
-    device_filter.apply(cgroup, linux)
+    device_filter.apply(cgroup, linux, context.device_programs)
     snapshot.prepare(context.paths, container.id)
     return cgroup
 

@@ -134,6 +134,7 @@ class Node:
                 namespaces.release(self.paths)
             with contextlib.suppress(KerneletError):
                 self._context.cgroups.release()
+        self._context.device_programs.close()
         self._store.close()
 
     # What there is.

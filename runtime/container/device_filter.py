@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from kernel.bpf import set_device_program
+from kernel.bpf import LoadedPrograms, set_device_program
 from kernel.cgroup import Cgroup
 from kernel.fd import open_path
 from kernel.namespace import identity
@@ -41,8 +41,8 @@ _SCRATCH, _KIND, _ASKED, _MAJOR, _MINOR = 1, 2, 3, 4, 5
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD
 
 
-def apply(cgroup: Cgroup, linux: schema.Linux) -> None:
-    """Put the device rules of *linux* on *cgroup*, in place of any before: 0.25 ms for the usual 60 instructions.
+def apply(cgroup: Cgroup, linux: schema.Linux, loaded: LoadedPrograms | None = None) -> None:
+    """Put the device rules of *linux* on *cgroup*, in place of any before: 0.6 ms for the usual 60 instructions, 0.1 if *loaded*.
 
     Raises InvalidSpec for a rule that is none, Unsupported when the kernel takes no such program.  In a user
     namespace, which may not give it one, nobody can make a device either: there rules are not needed, nor applied.
@@ -50,7 +50,7 @@ def apply(cgroup: Cgroup, linux: schema.Linux) -> None:
     code = compile_rules(rules_of(linux))
     with open_path(cgroup.path, os.O_RDONLY | os.O_DIRECTORY) as opened:
         try:
-            set_device_program(opened, code)
+            set_device_program(opened, code, loaded)
         except OSError as error:
             if error.errno == errno.EPERM and (code is None or _is_in_user_namespace()):
                 return
