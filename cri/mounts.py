@@ -41,8 +41,8 @@ def bind(wish: api.Mount) -> schema.Mount:
     if wish.image_sub_path:
         raise InvalidArgument(f"{where}: image_sub_path is given, and no image")
     destination = _destination(wish, where)
-    if not wish.host_path.startswith("/"):
-        raise InvalidArgument(f"{where}: host_path {wish.host_path!r} must be absolute")
+    if not wish.host_path.startswith("/") or "\0" in wish.host_path:
+        raise InvalidArgument(f"{where}: host_path {wish.host_path!r} must be absolute, without a NUL")
     return schema.Mount(
         destination=destination,
         type="bind",
@@ -149,8 +149,8 @@ def _destination(wish: api.Mount, where: str) -> str:
 
 def _access(wish: api.Device) -> str:
     access = wish.permissions or "rwm"
-    if not wish.host_path.startswith("/"):
-        raise InvalidArgument(f"device {wish.host_path!r}: host_path must be absolute")
+    if not wish.host_path.startswith("/") or "\0" in wish.host_path:
+        raise InvalidArgument(f"device {wish.host_path!r}: host_path must be absolute, without a NUL")
     if wish.container_path and not wish.container_path.startswith("/"):
         raise InvalidArgument(f"device {wish.host_path}: container_path {wish.container_path!r} must be absolute")
     if set(access) - set("rwm"):

@@ -9,6 +9,8 @@ from runtime.spec import schema
 
 #: proc(5), oom_score_adj.
 OOM_SCORES = (-1000, 1000)
+#: What an int64 holds.
+LARGEST = (1 << 63) - 1
 
 
 def resources(wish: api.LinuxContainerResources) -> schema.Resources:
@@ -77,9 +79,10 @@ def added(first: api.LinuxContainerResources, second: api.LinuxContainerResource
     total.CopyFrom(first)
     for name in ("cpu_shares", "memory_limit_in_bytes", "memory_swap_limit_in_bytes"):
         one, other = getattr(first, name), getattr(second, name)
-        setattr(total, name, one + other if one > 0 and other > 0 else one)
+        setattr(total, name, _amount(name, one + other) if one > 0 and other > 0 else one)
     if first.cpu_quota > 0 and second.cpu_quota > 0:
-        total.cpu_quota += second.cpu_quota * (first.cpu_period or DEFAULT_PERIOD) // (second.cpu_period or DEFAULT_PERIOD)
+        share = second.cpu_quota * (first.cpu_period or DEFAULT_PERIOD) // (second.cpu_period or DEFAULT_PERIOD)
+        total.cpu_quota = _amount("cpu_quota", first.cpu_quota + share)
     return total
 
 
@@ -88,7 +91,14 @@ def _swap_kept(holds: api.LinuxContainerResources, limit: int) -> int:
     before, both = holds.memory_limit_in_bytes, holds.memory_swap_limit_in_bytes
     if both <= 0 or limit < 0 or before <= 0:
         return min(both, 0) if both <= 0 else 0
-    return limit + both - before
+    return _amount("memory_swap_limit_in_bytes", limit + both - before)
+
+
+def _amount(name: str, value: int) -> int:
+    """*value*, if a message holds it.  Raises InvalidArgument."""
+    if value > LARGEST:
+        raise InvalidArgument(f"resources: {name}: together {value}, which is more than there can be of anything")
+    return value
 
 
 def oom_score(wish: api.LinuxContainerResources) -> int | None:

@@ -104,8 +104,8 @@ def seccomp(
         from runtime.container.seccomp import default_profile
 
         return default_profile(granted.bounding)
-    if not path.startswith("/"):
-        raise InvalidArgument(f"seccomp: the profile's path {path!r} is not absolute")
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidArgument(f"seccomp: the profile's path {path!r} is not absolute, or holds a NUL")
     return _load_profile(path, read)
 
 

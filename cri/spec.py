@@ -20,6 +20,10 @@ from runtime.errors import InvalidArgument
 from runtime.image.config import ImageConfig
 from runtime.sandbox.config import Mode, SandboxConfig
 from runtime.spec import defaults, load, schema
+from runtime.spec.checks import MAX_PATH
+
+#: NAME_MAX.
+MAX_NAME = 255
 
 MODES: dict[int, Mode] = {api.POD: "pod", api.CONTAINER: "container", api.NODE: "node", api.TARGET: "target"}
 
@@ -235,7 +239,11 @@ def _log_path(directory: str, path: str) -> str:
         return ""
     if ".." in path.split("/"):
         raise InvalidArgument(f"log_path: {path!r} leads out of the pod's log directory")
-    return f"{directory.rstrip('/')}/{path.lstrip('/')}"
+    whole = f"{directory.rstrip('/')}/{path.lstrip('/')}"
+    longest = max(len(part.encode()) for part in whole.split("/"))
+    if "\0" in whole or len(whole.encode()) > MAX_PATH or longest > MAX_NAME:
+        raise InvalidArgument(f"log_path: {path[:80]!r} is no path: it holds a NUL, or is too long")
+    return whole
 
 
 def _stop_signal(config: api.ContainerConfig, image: ImageConfig) -> int:

@@ -40,6 +40,7 @@ from runtime.errors import (
     InvalidArgument,
     KerneletError,
     MonitorLost,
+    NotReady,
     SandboxNotReady,
     StartFailed,
     TimedOut,
@@ -237,6 +238,14 @@ def open_log(path: str) -> Fd:
         return Fd(file.detach())
 
 
+def _open_log(container: Container) -> Fd:
+    try:
+        return open_log(container.config.log_path)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise NotReady(f"create container {container.config.name}: log {container.config.log_path}: {why}") from error
+
+
 def _find_attempt(context: Context, sandbox_id: str, config: ContainerConfig) -> Container | None:
     for container in context.inventory.containers_of(sandbox_id):
         if (container.config.name, container.config.attempt) == (config.name, config.attempt):
@@ -282,7 +291,7 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
                 Descriptor.STDERR: slave,
                 Descriptor.OUTPUT: master,
             }
-        sinks = [opened.enter_context(open_log(container.config.log_path))] if container.config.log_path else []
+        sinks = [opened.enter_context(_open_log(container))] if container.config.log_path else []
         names = names_of(spec, prepared.facts)
         launched, report = context.monitor.launch(
             container.id,

@@ -50,6 +50,7 @@ def test_options(fields: dict[str, Any], options: list[str]) -> None:
             "needs PROPAGATION_PRIVATE",
         ),
         ({"host_path": ""}, InvalidArgument, "host_path '' must be absolute"),
+        ({"host_path": "/\0"}, InvalidArgument, "without a NUL"),
         ({"container_path": "data"}, InvalidArgument, "container_path must be absolute"),
         ({"container_path": "/x/.."}, InvalidArgument, "container's root"),
         ({"container_path": "//"}, InvalidArgument, "container's root"),
@@ -160,6 +161,7 @@ def test_a_privileged_container_has_all_devices() -> None:
     [
         ({"host_path": "dev/fuse"}, "must be absolute"),
         ({"host_path": "/dev/fuse", "container_path": "fuse"}, "must be absolute"),
+        ({"host_path": "/dev/\0"}, "without a NUL"),
         ({"host_path": "/dev/fuse", "permissions": "rx"}, "are not of r, w, m"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cri.api import api_pb2 as api
-from cri.resources import resources
+from cri.resources import added, resources
 from runtime.errors import InvalidArgument
 from runtime.spec import schema
 
@@ -60,3 +60,11 @@ def test_huge_pages_and_unified_pass_as_they_are() -> None:
     wish = of(hugepage_limits=[api.HugepageLimit(page_size="2MB", limit=0)], unified={"memory.oom.group": "1"})
     assert wish.hugepage_limits == [schema.HugepageLimit(page_size="2MB", limit=0)]
     assert wish.unified == {"memory.oom.group": "1"}
+
+
+def test_sums_that_nothing_can_hold_are_refused() -> None:
+    most = (1 << 63) - 1
+    for field in ("memory_limit_in_bytes", "cpu_shares", "cpu_quota"):
+        one, other = (api.LinuxContainerResources(**{field: value}) for value in (most, 7))
+        with pytest.raises(InvalidArgument, match=f"{field}: together"):
+            added(one, other)

@@ -206,6 +206,12 @@ def test_a_log_stays_in_its_directory() -> None:
         wishes.translated(wishes.container(log_path="../x"), pod=wishes.sandbox(log_directory="/a"))
 
 
+@pytest.mark.parametrize("path", ["x\0", "x" * 256, "x/" * 2200])
+def test_a_log_has_a_path_that_can_be(path: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"log_path: 'x.*' is no path"):
+        wishes.translated(wishes.container(log_path=path), pod=wishes.sandbox(log_directory="/a"))
+
+
 def test_the_score_is_always_given() -> None:
     # the daemon's own, far below zero, would be inherited
     assert wishes.process(wishes.translated(wishes.container())).oom_score_adj == 0

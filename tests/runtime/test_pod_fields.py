@@ -9,7 +9,7 @@ import pytest
 
 from kernel.cgroup import Cgroup, find_tree
 from runtime.container import resources
-from runtime.errors import ContainerNotRunning, InvalidArgument
+from runtime.errors import ContainerNotRunning, InvalidArgument, NotReady
 from runtime.image.layerwriter import LayerWriter
 from runtime.image.pack import Packer
 from runtime.image.pull import load
@@ -57,6 +57,14 @@ def test_a_container_that_manages_the_node_sees_all_its_cgroups_and_may_change_t
     own = f"/sys/fs/cgroup{record.cgroup}"
     output(node, container, f"mkdir {own}/made; rmdir {own}/made; test -e {own}/cgroup.procs")
     assert os.readlink(f"/proc/{record.pid}/ns/cgroup") == os.readlink("/proc/self/ns/cgroup")
+
+
+@pytest.mark.parametrize("path", ["/dev/null/x.log", "/dev/null", "/proc/none/x.log"])
+def test_a_log_that_cannot_be_written_is_told(node: Node, path: str) -> None:
+    pod = node.run_sandbox(wishes.sandbox())
+    with pytest.raises(NotReady, match=f"log {path}: "):
+        node.create_container(pod, wishes.container(["true"], log=Path(path)))
+    assert os.listdir(node.paths.containers) == []
 
 
 def test_a_limit_of_huge_pages_that_holds_anyhow_needs_no_file(tmp_path: Path) -> None:
