@@ -29,6 +29,8 @@ def options(suite: str) -> list[str]:
         "Dir::State::Lists": f"{place}/lists",
         "Dir::State::Status": f"{place}/status",
         "Dir::Cache": f"{place}/cache",
+        "Dir::Cache::pkgcache": "pkgcache.bin",  # some images of Debian's switch these off: then each question takes 2 s
+        "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
         "Acquire::Languages": "none",
     }
     return [*common, *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]

@@ -10,6 +10,7 @@ import lzma
 import os
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,13 +49,17 @@ KERNELS = {
 }
 
 
-def identify() -> str:
-    """A digest of the packages, each by apt's own hash of its file, and of the scripts put beside them."""
+def identify_recipe() -> str:
+    """A digest of how it is made: this file, and the scripts put into it."""
+    return digest([Path(__file__).read_bytes(), *contents(GUEST)])
+
+
+def identify_packages() -> str:
+    """A digest of what it is made of: the packages, each by apt's own hash of its file.  Apt is asked, which takes seconds."""
     lines = [line.split(" ", 1)[1] for line in apt.files_of(PACKAGES)]
     for kernel in KERNELS.values():
         lines += [line.split(" ", 1)[1] for line in apt.files_of(_packages(kernel), kernel.suite)]
-    recipe = [Path(__file__).read_bytes(), *contents(GUEST)]
-    return digest([*recipe, *(line.encode() for line in sorted(lines))])
+    return digest([line.encode() for line in sorted(lines)])
 
 
 def build(made: Path, work: Path) -> None:
@@ -130,17 +135,17 @@ def _make_initramfs(root: Path, version: str, target: Path, tree: Path) -> None:
     target.write_bytes(gzip.compress(archive, 1))
 
 
+@cache
 def _packages(kernel: Kernel) -> list[str]:
     """What *kernel* is made of: its package stands for the newest image, and since 2026 that for a base, a binary and modules."""
     if not kernel.package.startswith("linux-image"):
         return [kernel.package]
     (image,) = _depends(kernel.package, kernel.suite, "linux-image-") or [kernel.package]
-    parts = ("linux-base-", "linux-binary-", "linux-modules-")
-    return [image, *(name for part in parts for name in _depends(image, kernel.suite, part))]
+    return [image, *_depends(image, kernel.suite, "linux-base-", "linux-binary-", "linux-modules-")]
 
 
-def _depends(package: str, suite: str, prefix: str) -> list[str]:
-    """Of what *package* needs, what begins with *prefix*."""
+def _depends(package: str, suite: str, *prefixes: str) -> list[str]:
+    """Of what *package* needs, what begins with one of *prefixes*."""
     lines = run("apt-cache", *apt.options(suite), "depends", package).splitlines()
     names = [line.split()[1] for line in lines if line.startswith("  Depends: ")]
-    return [name for name in names if name.startswith(prefix)]
+    return [name for name in names if name.startswith(prefixes)]

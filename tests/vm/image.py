@@ -42,12 +42,15 @@ class Image:
 
 
 def find() -> Image:
-    """The image of this very source and of the newest Debian packages that apt knows; LookupError when it is not built."""
-    image = _named()
-    for part in (image.debian, image.code):
-        if not part.is_dir():
-            raise LookupError(f"open the guests' image: {part} is not built: run make test-vm, or python -m tests.vm")
-    return image
+    """The image of this very source, and of the Debian packages that were the newest when it was built.
+
+    LookupError when it is not built.
+    """
+    for name in (f"debian-{debian.identify_recipe()}-*", f"code-{code_disk.identify()}"):
+        if not list(CACHE.glob(name)):
+            raise LookupError(f"open the guests' image: {CACHE / name} is not built: run make test-vm, or python -m tests.vm")
+    (root,) = CACHE.glob(f"debian-{debian.identify_recipe()}-*")
+    return Image(root, CACHE / f"code-{code_disk.identify()}")
 
 
 def build() -> Image:
@@ -55,16 +58,14 @@ def build() -> Image:
     CACHE.mkdir(parents=True, exist_ok=True)
     for suite in sorted({kernel.suite for kernel in debian.KERNELS.values()} - {""}):
         apt.update(suite)
-    image = _named()
+    image = Image(
+        CACHE / f"debian-{debian.identify_recipe()}-{debian.identify_packages()}", CACHE / f"code-{code_disk.identify()}"
+    )
     wheels = CACHE / f"wheels-{code_disk.identify_wheels()}"
     _build_once(image.debian, debian.build)
     _build_once(wheels, code_disk.build_wheels)
     _build_once(image.code, lambda made, work: code_disk.build(made, work, wheels))
     return image
-
-
-def _named() -> Image:
-    return Image(CACHE / f"debian-{debian.identify()}", CACHE / f"code-{code_disk.identify()}")
 
 
 def _build_once(wanted: Path, make: Callable[[Path, Path], None]) -> None:

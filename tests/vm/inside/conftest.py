@@ -205,5 +205,7 @@ class Node(Kubelet):
 
 
 @pytest.fixture
-def node(call: Client, tmp_path: Path) -> Node:
-    return Node(call, tmp_path / "logs", "docker.io/library/busybox:latest")
+def node(call: Client, tmp_path: Path) -> Iterator[Node]:
+    node = Node(call, tmp_path / "logs", "docker.io/library/busybox:latest")
+    yield node
+    node.call.close()  # perhaps another than at first
