@@ -88,8 +88,9 @@ class BridgeNetwork:
 
     def detach(self, sandbox_id: str) -> None:
         """Close the pod's ports, delete its link, then give its address back: without one, there is no link either."""
-        self._ports.close(sandbox_id)
-        if self._pool.find(sandbox_id) is None:
+        address = self._pool.find(sandbox_id)
+        self._ports.close(sandbox_id, address)
+        if address is None:
             return
         with Netlink() as node:
             node.delete_link(node_link(sandbox_id))

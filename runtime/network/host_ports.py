@@ -17,13 +17,14 @@ IPv4 only, as the built-in network is.  A host has 1,024 tables' worth of hooks 
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import threading
 from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from kernel import nftables
+from kernel import conntrack, nftables
 from runtime.errors import InvalidArgument, Unsupported, WrongState
 from runtime.sandbox.config import PortMapping
 from runtime.sandbox.state import Sandbox
@@ -32,6 +33,8 @@ LOOPBACK = IPv4Network("127.0.0.0/8")
 EVERY_ADDRESS = ("", "0.0.0.0")
 #: NF_IP_PRI_RAW, NF_IP_PRI_NAT_DST, NF_IP_PRI_NAT_SRC
 RAW_PRIORITY, DESTINATION_NAT_PRIORITY, SOURCE_NAT_PRIORITY = -300, -100, 100
+
+logger = logging.getLogger(__name__)
 
 
 class HostPorts:
@@ -73,10 +76,12 @@ class HostPorts:
         nftables.delete_table(self._table(owner))  # of an earlier attempt
         self._rules(self._table(owner), claimed.config.port_mappings, address).commit()
 
-    def close(self, owner: str) -> None:
-        """Take the ports back; connections that are open lose their way with the pod."""
+    def close(self, owner: str, address: IPv4Address | None) -> None:
+        """Take the ports back that led to *address*; connections that are open lose their way with the pod."""
         if owner in self._claims:
             nftables.delete_table(self._table(owner))
+            if address is not None:
+                _forget_connections(address)
             with self._lock:
                 self._claims.pop(owner, None)
 
@@ -130,6 +135,14 @@ class HostPorts:
             through = nftables.was_redirected_from(mapping.protocol, mapping.host_port)
             rules.add_rule(table, "postrouting", nftables.source_in(self._subnet), to_pod, through, nftables.masquerade())
         return rules
+
+
+def _forget_connections(address: IPv4Address) -> None:
+    """Who goes on sending datagrams is to reach the next pod that has the port; where the kernel cannot forget, the pod ends all the same."""
+    try:
+        conntrack.forget_answered_by(address)
+    except OSError as error:
+        logger.warning("connections to %s through ports of the host are remembered until they time out: %s", address, error)
 
 
 def _to_host(mapping: PortMapping) -> list[nftables.Expression]:

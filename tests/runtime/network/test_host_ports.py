@@ -89,14 +89,9 @@ def test_datagrams_find_the_way_and_their_answers_back(tmp_path: Path) -> None:
         with node(tmp_path, 1) as here:
             here.attach(IDS[0], PortMapping(protocol="udp", container_port=53, host_port=5353))
 
-            def bound() -> socket.socket:
-                opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-                opened.bind(("0.0.0.0", 53))
-                return opened
-
             with (
                 here.inside(IDS[0]) as pod,
-                namespace.in_namespace(pod, "net", bound) as server,
+                namespace.in_namespace(pod, "net", datagrams_at_53) as server,
                 socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
             ):
                 for end in (server, client):
@@ -108,6 +103,29 @@ def test_datagrams_find_the_way_and_their_answers_back(tmp_path: Path) -> None:
                 assert client.recv(16) == b"?ohw"
 
     network.in_a_node(test)
+
+
+def test_who_goes_on_sending_datagrams_reaches_the_next_pod(tmp_path: Path) -> None:
+    """The kernel remembers where the first one went for as long as others follow."""
+
+    def test() -> None:
+        with node(tmp_path, 2) as here, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect(("127.0.0.1", 5353))
+            for sandbox_id in IDS[:2]:
+                here.attach(sandbox_id, PortMapping(protocol="udp", container_port=53, host_port=5353))
+                with here.inside(sandbox_id) as pod, namespace.in_namespace(pod, "net", datagrams_at_53) as server:
+                    server.settimeout(5)
+                    client.send(sandbox_id.encode())
+                    assert server.recv(100) == sandbox_id.encode()
+                here.network.detach(sandbox_id)
+
+    network.in_a_node(test)
+
+
+def datagrams_at_53() -> socket.socket:
+    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    opened.bind(("0.0.0.0", 53))
+    return opened
 
 
 def test_an_sctp_association_is_led_to_the_pod(tmp_path: Path) -> None:
