@@ -226,7 +226,7 @@ class Mounts:
 
     def _take_what_is_ready(self, index: int, mount: schema.Mount) -> None:
         """A part of a standard /dev, if that is what *mount* asks for; each is there once."""
-        if self._asked.has_ready_dev:
+        if self._asked.has_ready_dev and index not in self.opened:  # a terminal's devpts is that of the terminal
             number = _READY.get((mount.destination, mount.type, mount.source, frozenset(mount.options)))
             if number is not None and all(opened.descriptor != number for opened in self.opened.values()):
                 self.opened[index] = OpenedMount(number, is_directory=True)
