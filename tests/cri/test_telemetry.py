@@ -23,8 +23,12 @@ from cri.exposition import Exposition
 from cri.telemetry import CONTENT_TYPE, Telemetry
 from runtime import own_use
 from runtime.errors import InvalidArgument
+from runtime.paths import Paths
 from tests.cri.fake import FakeNode, FakePull
+from tests.cri.serving import serving as real_daemon
 from tests.support import wishes
+from tests.support.isolation import Run
+from tests.support.requires import requires
 
 LINE = re.compile(r'(?P<name>[a-z_]+)(?:\{(?P<labels>(?:[a-z]+="[^"]*",?)*)\})? (?P<value>\S+)')
 
@@ -84,7 +88,7 @@ def test_what_the_daemon_uses_is_what_the_kernel_says() -> None:
     assert use.started_at > 0
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def finish(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(main, 20))
 
 
@@ -118,7 +122,7 @@ def test_it_answers_one_path_to_those_who_read() -> None:
             assert status == expected, request
         await served.stop()
 
-    run(main())
+    finish(main())
 
 
 def test_who_says_nothing_is_let_go_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +141,7 @@ def test_who_says_nothing_is_let_go_and_too_many_are_refused(monkeypatch: pytest
         assert (await answer(served.port, asked))[0] == 200
         await served.stop()
 
-    run(main())
+    finish(main())
 
 
 def test_an_address_that_is_taken_is_an_error_with_its_key() -> None:
@@ -148,7 +152,7 @@ def test_an_address_that_is_taken_is_an_error_with_its_key() -> None:
                 await served.start()
             await served.stop()
 
-    run(main())
+    finish(main())
 
 
 @pytest.mark.parametrize(
@@ -166,6 +170,17 @@ def test_what_is_no_address_is_refused(address: str) -> None:
         parse(f'[metrics]\naddress = "{address}"')
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def ask(port: int) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    return connection.getresponse().read()
+
+
 @pytest.fixture
 def short_directory() -> Iterator[Path]:
     """A socket's path has 107 bytes at most; tmp_path may be longer."""
@@ -174,14 +189,7 @@ def short_directory() -> Iterator[Path]:
 
 
 def test_off_unless_configured_and_then_every_call_is_in_it(short_directory: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    node = FakeNode()
-
-    def ask() -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read()
+    node, port = FakeNode(), free_port()
 
     def call() -> None:
         with Client(short_directory / "s") as client:
@@ -194,11 +202,24 @@ def test_off_unless_configured_and_then_every_call_is_in_it(short_directory: Pat
         async with serving(config, node, FakePull(node.images)):
             if not address:
                 with pytest.raises(ConnectionRefusedError):
-                    await asyncio.to_thread(ask)
+                    await asyncio.to_thread(ask, port)
                 return
             await asyncio.to_thread(call)
-            found = read((await asyncio.to_thread(ask)).decode())
+            found = read((await asyncio.to_thread(ask, port)).decode())
             assert found['kernelet_rpc_calls_total{rpc="Version",code="OK"}'] == 1
 
-    run(main(""))
-    run(main(f"127.0.0.1:{port}"))
+    finish(main(""))
+    finish(main(f"127.0.0.1:{port}"))
+
+
+@requires("root", "cgroup2")
+def test_a_real_daemon_has_a_monitor_and_uses_memory(paths: Paths, run: Run) -> None:
+    port = free_port()
+    dropins = paths.run_dir.parent / "kernelet.toml.d"
+    dropins.mkdir()
+    (dropins / "metrics.toml").write_text(f'[metrics]\naddress = "127.0.0.1:{port}"\n')
+    with real_daemon(paths, run):
+        found = read(ask(port).decode())
+    assert (found["kernelet_monitor_up"], found["kernelet_monitor_losses_total"]) == (1, 0)
+    assert found["process_resident_memory_bytes"] > 10 << 20
+    assert found['kernelet_containers{state="running"}'] == 0
