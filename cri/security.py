@@ -20,6 +20,8 @@ from runtime.errors import InvalidArgument, Unsupported
 from runtime.spec import defaults, schema
 from runtime.spec.checks import MAX_ID
 
+#: A "super-privileged container", in the policies that there are for containers.
+UNCONFINED_TYPE = "spc_t"
 _LABEL_PART = re.compile(r"[A-Za-z0-9_.-]*")
 _LEVEL = re.compile(r"(s\d+(-s\d+)?(:c\d+([.,]c\d+)*(-s\d+:c\d+([.,]c\d+)*)?)?)?")
 
@@ -133,7 +135,8 @@ def apparmor_profile(context: api.LinuxContainerSecurityContext, modules: Collec
 def selinux_labels(context: api.LinuxContainerSecurityContext, modules: Collection[str]) -> tuple[str, str]:
     """The process's label and its files'; both empty when nothing was asked for.
 
-    *modules* are the security modules that the kernel has.  Raises InvalidArgument, and Unsupported where there is no SELinux.
+    *modules* are the security modules that the kernel has.  Raises InvalidArgument, and Unsupported where there is no
+    SELinux; but spc_t, which network plugins ask for, is not to be confined, and is not without SELinux either.
     """
     wish = context.selinux_options
     if not (wish.user or wish.role or wish.type or wish.level):
@@ -144,9 +147,12 @@ def selinux_labels(context: api.LinuxContainerSecurityContext, modules: Collecti
     if not _LEVEL.fullmatch(wish.level):
         raise InvalidArgument(f"selinux_options.level: {wish.level!r} is not a level such as s0:c1,c2")
     if "selinux" not in modules:
+        if wish.type == UNCONFINED_TYPE:
+            return "", ""
         raise Unsupported("selinux_options: this node's kernel runs without SELinux")
     owner, level = wish.user or "system_u", wish.level or "s0"
-    process = f"{owner}:{wish.role or 'system_r'}:{wish.type or 'container_t'}:{level}"
+    kind = wish.type or (UNCONFINED_TYPE if context.privileged else "container_t")
+    process = f"{owner}:{wish.role or 'system_r'}:{kind}:{level}"
     return process, f"{owner}:object_r:container_file_t:{level}"
 
 

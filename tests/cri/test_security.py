@@ -176,6 +176,14 @@ def test_a_label_without_its_module_is_refused() -> None:
         assert security.apparmor_profile(context(apparmor=PROFILE(profile_type=kind)), ()) == ""
 
 
+def test_who_is_not_to_be_confined_is_not() -> None:
+    agent = context(selinux_options=api.SELinuxOption(type="spc_t", level="s0"))
+    assert security.selinux_labels(agent, ()) == ("", "")
+    assert security.selinux_labels(agent, MODULES)[0] == "system_u:system_r:spc_t:s0"
+    privileged = context(privileged=True, selinux_options=api.SELinuxOption(level="s0:c1"))
+    assert security.selinux_labels(privileged, MODULES)[0] == "system_u:system_r:spc_t:s0:c1"
+
+
 def test_selinux_labels() -> None:
     assert security.selinux_labels(context(selinux_options=api.SELinuxOption()), ()) == ("", "")
     wish = context(selinux_options=api.SELinuxOption(type="spc_t", level="s0:c4,c5"))
