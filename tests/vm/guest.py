@@ -132,16 +132,30 @@ class Guests:
         return words
 
     def pytest(
-        self, *words: str, kernel: str = UML, init: Init = "minimal", append: str = "", timeout_seconds: float = 900.0
+        self,
+        *words: str,
+        kernel: str = UML,
+        init: Init = "minimal",
+        append: str = "",
+        memory_mib: int = 1536,
+        timeout_seconds: float = 900.0,
     ) -> Result:
         """``run`` of pytest; its JUnit report comes back as "junit.xml".
 
-        With systemd as init it sees the guest as it is, and no node of its own in there.
+        With systemd as init it sees the guest as it is, and no node of its own in there.  Where ``KERNELET_COVERAGE=1``
+        asks for it, what was measured of our packages comes back too, a file a process, by names that begin with "coverage/".
         """
-        command = shlex.join([PYTHON, "-m", "pytest", "-q", "--junitxml=/results/junit.xml", *words])
-        whole = "KERNELET_WHOLE_NODE=1 " if init == "systemd" else ""
+        variables = ["KERNELET_VM=1", "CI=true"]
+        module = ["pytest"]
+        if init == "systemd":
+            variables.append("KERNELET_WHOLE_NODE=1")
+        if os.environ.get("KERNELET_COVERAGE") == "1":
+            variables.append("COVERAGE_FILE=/results/coverage/data")
+            module = ["coverage", "run", "-m", "pytest"]
+        command = shlex.join([PYTHON, "-m", *module, "-q", "--junitxml=/results/junit.xml", *words])
         return self.run(
-            f"KERNELET_VM=1 CI=true {whole}{command}", kernel=kernel, init=init, append=append, timeout_seconds=timeout_seconds
+            f"mkdir -p /results/coverage; {' '.join(variables)} {command}",
+            kernel=kernel, init=init, append=append, memory_mib=memory_mib, timeout_seconds=timeout_seconds,
         )
 
     def _uml(self, place: Path, kernel: str, init: str, options: str, memory_mib: int) -> list[str]:

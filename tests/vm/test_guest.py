@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 
+from tests.support.requires import TREE
 from tests.vm.code_disk import PREFIX
 from tests.vm.debian import KERNELS, UML
 from tests.vm.guest import PYTHON, GuestFailed, Guests
@@ -46,6 +48,19 @@ def test_a_guest_that_hangs_is_ended_with_its_console_shown(vm: Guests, kernel: 
     with pytest.raises(GuestFailed, match=r"not ended after 30 s(.|\n)*before the end(.|\n)*said on the console"):
         vm.run("echo before the end; sync; echo said on the console >/dev/console; sleep 1000", kernel=kernel, timeout_seconds=30)
     assert os.listdir(vm.directory) == []
+
+
+def test_what_was_measured_in_a_guest_is_of_this_source(vm: Guests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERNELET_COVERAGE", "1")
+    done = vm.pytest("tests/runtime/oci/test_spec.py").check()
+    for name, content in done.files.items():
+        if name.startswith("coverage/"):
+            (tmp_path / Path(name).name).write_bytes(content)
+    measured = Coverage(tmp_path / "all", config_file=str(TREE / "pyproject.toml"))
+    monkeypatch.chdir(TREE)
+    measured.combine([str(tmp_path)])
+    lines = measured.get_data().lines(str(TREE / "runtime/oci/spec.py"))
+    assert lines is not None and len(lines) > 20
 
 
 def test_a_guest_that_dies_is_no_success(vm: Guests) -> None:
