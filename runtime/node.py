@@ -117,6 +117,8 @@ class Node:
         self._have_monitor(attempts=START_ATTEMPTS)
         recovery.recover(context)
         self.images.recover()
+        ready = [sandbox for sandbox in self.sandboxes() if sandbox.state is SandboxState.READY]
+        self._network.check_all(ready, context.closing)
 
     def close(self) -> None:
         """Let go of the node.  Containers run on; when there are none, nothing of ours stays behind."""

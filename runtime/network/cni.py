@@ -152,10 +152,24 @@ class CniNetwork:
     def check(self, sandbox_id: str) -> None:
         """Ask the plugins whether the pod is connected as they left it.  Raises NetworkFailed for the first that says no."""
         attachment = self._find(sandbox_id)
-        if attachment is not None and attachment.result is not None:
-            network = conflist.parse(attachment.conflist)
-            if network.knows("CHECK"):
-                self._run_each("CHECK", network, attachment)
+        if attachment is not None:
+            self._check(attachment)
+
+    def check_all(self, alive: Collection[Sandbox], closing: threading.Event) -> None:
+        """Have each of *alive* checked by a thread, until *closing*: warnings say which are not as they were left."""
+        known = [(sandbox, attachment) for sandbox in alive if (attachment := self._find(sandbox.id)) is not None]
+
+        def work() -> None:
+            for sandbox, attachment in known:
+                if closing.is_set():
+                    return
+                try:
+                    self._check(attachment)
+                except (KerneletError, OSError) as error:
+                    logger.warning("pod %s/%s: its network: %s", sandbox.config.namespace, sandbox.config.name, error)
+
+        if known:
+            threading.Thread(target=work, name="check networks", daemon=True).start()
 
     def sweep(self, alive: Collection[Sandbox]) -> None:
         """Take back what belongs to no sandbox in *alive*; then plugins may collect what they alone know of."""
@@ -223,6 +237,11 @@ class CniNetwork:
         for plugin in network.plugins if command == "CHECK" else reversed(network.plugins):
             document = plugin.document(network, told=attachment.told, result=result)
             self._programs.run(command, plugin.type, _variables(attachment), document, deadline)
+
+    def _check(self, attachment: Attachment) -> None:
+        network = conflist.parse(attachment.conflist)
+        if attachment.result is not None and network.knows("CHECK"):
+            self._run_each("CHECK", network, attachment)
 
     def _collect(self) -> None:
         """Tell plugins which attachments there are (GC), those of other networks left out."""

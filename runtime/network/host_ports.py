@@ -138,7 +138,7 @@ class HostPorts:
 
 
 def _forget_connections(address: IPv4Address) -> None:
-    """Who goes on sending datagrams is to reach the next pod that has the port; where the kernel cannot forget, the pod ends all the same."""
+    """Who goes on sending datagrams is to reach the next pod that has the port.  One that cannot keeps no pod from ending."""
     try:
         conntrack.forget_answered_by(address)
     except OSError as error:

@@ -5,6 +5,7 @@ Asked for each pod.  Whichever connected a pod disconnects it: both know their o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,10 @@ class SelectedNetwork:
     def sweep(self, alive: Collection[Sandbox]) -> None:
         self._built_in.sweep(alive)
         self._cni.sweep(alive)
+
+    def check_all(self, alive: Collection[Sandbox], closing: threading.Event) -> None:
+        """Have plugins look whether their pods are connected as they left them; warnings say of which that is not so."""
+        self._cni.check_all(alive, closing)
 
     def shutdown(self) -> None:
         self._built_in.shutdown()

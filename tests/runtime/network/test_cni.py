@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -260,6 +261,25 @@ def test_check_asks_in_order_and_tells_who_says_no(cni: CniNetwork, plugins: Rec
     plugins.answer("first", "CHECK", exit=1, say=json.dumps({"code": 101, "msg": "the link is gone"}))
     with pytest.raises(NetworkFailed, match="the link is gone"):
         cni.check(ID)
+
+
+def test_all_are_checked_after_a_restart_and_the_log_says_who_is_not_well(
+    cni: CniNetwork, plugins: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = pod("cd" * 32, name="other")
+    for each in (pod(), other):
+        cni.attach(each, tmp_path / "netns")
+    plugins.answer("first", "CHECK", exit=1, say=json.dumps({"code": 101, "msg": "the link is gone"}))
+    plugins.forget()
+    closing = threading.Event()
+    cni.check_all([pod(), other, pod("ef" * 32)], closing)
+    wait.until(lambda: len(caplog.records) == 2, 10, "both to be checked")
+    assert names(plugins) == [("CHECK", "first"), ("CHECK", "first")]
+    assert [record.message.partition(": ")[0] for record in caplog.records] == ["pod default/web", "pod default/other"]
+    closing.set()
+    cni.check_all([pod()], closing)
+    wait.until(lambda: "check networks" not in [thread.name for thread in threading.enumerate()], 10)
+    assert len(plugins.calls()) == 2
 
 
 def test_why_the_network_is_not_ready(store: Store, tmp_path: Path) -> None:
