@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from cri.api import api_pb2 as api
+from tests.cri.streaming.client import Client
 from tests.e2e.kubelet import Kubelet
 from tests.support import requires as needs
 from tests.support import wait
 from tests.support.daemon import Daemon
-from tests.support.requires import requires
+from tests.support.requires import enforce, requires
 
-pytestmark = requires("root", "cgroup2", "busybox", "docker-registry", "crictl")
+pytestmark = requires("root", "cgroup2", "busybox", "docker-registry")
 
 SECONDS = 30
+#: What answers each line.
+TALKS = "while read line; do echo got $line; done"
 
 
 class Crictl:
@@ -39,6 +46,7 @@ class Crictl:
 
 @pytest.fixture(params=["spdy", "websocket"])
 def crictl(daemon: Daemon, tmp_path: Path, request: pytest.FixtureRequest) -> Crictl:
+    enforce(("crictl",))
     return Crictl(daemon, tmp_path, request.param)
 
 
@@ -146,3 +154,99 @@ def _get(port: int, path: str) -> bytes:
         while piece := connection.recv(65536):
             heard += piece
     return heard
+
+
+# What no client of people's does: many at once, and daemons and monitors that die under them.
+
+
+@contextlib.contextmanager
+def streams(kubelet: Kubelet, container: str, *command: str, stdin: bool = False) -> Iterator[Client]:
+    """A client of an exec, or without a *command* of an attach, with its streams open."""
+    wanted = {"container_id": container, "stdin": stdin, "stdout": True, "stderr": True}
+    request = api.ExecRequest(cmd=command, **wanted) if command else api.AttachRequest(**wanted)
+    where = urlsplit(kubelet.call(request).url)
+    with socket.create_connection((where.hostname, where.port), SECONDS) as connection:
+        lines = (f"POST {where.path} HTTP/1.1", "Host: here", "Connection: Upgrade", "Upgrade: SPDY/3.1")
+        connection.sendall("\r\n".join((*lines, "X-Stream-Protocol-Version: v4.channel.k8s.io", "", "")).encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 101 ")
+        client = Client(connection)
+        for kind in ("error", *(["stdin"] if stdin else []), "stdout", "stderr"):
+            client.name(kind)
+        yield client
+
+
+def test_sixty_four_at_once(kubelet: Kubelet, container: str) -> None:
+    with contextlib.ExitStack() as opened:
+        script = "read line; echo $line; echo $line >&2; exit $line"
+        clients = [opened.enter_context(streams(kubelet, container, "sh", "-c", script, stdin=True)) for _ in range(64)]
+        for number, client in enumerate(clients):
+            client.say("stdin", b"%d\n" % number)
+        for number, client in enumerate(clients):
+            out, err, error = client.hear_all("stdout", "stderr", "error")
+            assert out == err == b"%d\n" % number
+            assert number == 0 or f'"message": "{number}"'.encode() in error
+    wait.until(lambda: kubelet.execute(container, "ps").stdout.count(b"\n") == 3, SECONDS, "all to have ended")
+
+
+def test_a_daemon_that_is_killed_takes_commands_along_and_lets_the_attached_alone(
+    kubelet: Kubelet, daemon: Daemon, container: str
+) -> None:
+    talker = kubelet.run(kubelet.run_pod(), TALKS, stdin=True)
+    with (
+        streams(kubelet, container, "sh", "-c", "echo on; sleep 4321") as command,
+        streams(kubelet, talker, stdin=True) as attached,
+    ):
+        command.hear("stdout", b"on\n")
+        attached.say("stdin", b"1\n")
+        attached.hear("stdout", b"got 1\n")
+        daemon.kill()
+        for client in (command, attached):
+            while client.listen():
+                continue
+        daemon.start()
+        kubelet.reconnect(daemon)
+        assert b"4321" not in kubelet.execute(container, "ps").stdout
+    assert kubelet.status(talker).state == api.CONTAINER_RUNNING
+    with streams(kubelet, talker, stdin=True) as again:
+        again.say("stdin", b"2\n")
+        again.hear("stdout", b"got 2\n")
+    wait.until(lambda: kubelet.lines(talker, "stdout") == ["got 1", "got 2"], SECONDS)
+
+
+def test_a_monitor_that_is_killed_ends_what_is_attached_and_no_command(kubelet: Kubelet, daemon: Daemon, container: str) -> None:
+    talker = kubelet.run(kubelet.run_pod(), TALKS, stdin=True)
+    with (
+        streams(kubelet, container, "sh", "-c", "echo on; read l; echo got $l; exit 5", stdin=True) as command,
+        streams(kubelet, talker, stdin=True) as attached,
+    ):
+        command.hear("stdout", b"on\n")
+        attached.say("stdin", b"1\n")
+        attached.hear("stdout", b"got 1\n")
+        os.kill(daemon.monitor_pid(), signal.SIGKILL)
+        assert b"the monitor of the process was killed; try again" in attached.hear_all("error")[0]
+        command.say("stdin", b"it\n")
+        out, error = command.hear_all("stdout", "error")
+        assert out == b"on\ngot it\n" and b'"message": "5"' in error
+
+
+def test_what_a_client_reads_slowly_is_not_kept(kubelet: Kubelet, daemon: Daemon, container: str) -> None:
+    size = 80_000_000
+    with streams(kubelet, container, "head", "-c", str(size), "/dev/zero") as client:
+        before = _resident_bytes(daemon.pid)
+        wait.until(lambda: b"head" in kubelet.execute(container, "ps").stdout, SECONDS)
+        heard = 0
+        while heard < size:
+            assert client.listen()
+            heard += len(client.heard("stdout").content)
+            client.heard("stdout").content = b""
+            assert _resident_bytes(daemon.pid) < before + 30_000_000
+    with streams(kubelet, container, "wc", "-c", stdin=True) as client:
+        for _ in range(40):
+            client.say("stdin", bytes(1 << 20))
+        client.say("stdin", b"", ends=True)
+        assert client.hear_all("stdout")[0] == b"%d\n" % (40 << 20)
+        assert _resident_bytes(daemon.pid) < before + 30_000_000
+
+
+def _resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
