@@ -13,7 +13,7 @@ from cri.api import api_pb2 as api
 from tests.e2e.kubelet import Kubelet
 from tests.support.requires import requires
 
-pytestmark = requires("root", "cgroup2", "busybox", "docker-registry", "kernel 5.19")
+pytestmark = requires("root", "cgroup2", "busybox", "docker-registry", "id-mapping")
 
 FIRST = 600_000
 IDS = [api.IDMapping(host_id=FIRST, length=65536)]

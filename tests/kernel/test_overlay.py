@@ -8,6 +8,8 @@ import pytest
 from kernel.fd import Fd
 from kernel.mountinfo import load_mountinfo
 from kernel.overlay import VALUE_LIMIT, has_lowerdir_options, mount_overlay
+from runtime.container import userns
+from runtime.spec.schema import IdMapping
 from tests.support.requires import requires
 
 pytestmark = requires("root", "kernel 5.11")
@@ -54,6 +56,39 @@ def test_paths_longer_than_an_option_may_be(tmp_path: Path, one_by_one: bool) ->
     upper, work = directories(home, 2, name="own")
     with mount_overlay(lower, (upper, work), one_by_one=one_by_one) as root:
         assert "from-1" in os.listdir(seen(root))
+
+
+@pytest.mark.parametrize("one_by_one", WAYS)
+def test_without_a_writable_directory_nobody_can_write(tmp_path: Path, one_by_one: bool) -> None:
+    lower = directories(tmp_path, 3)
+    with mount_overlay(lower, None, one_by_one=one_by_one) as root:
+        assert (seen(root) / "top").read_text() == "0" and (seen(root) / "from-2").exists()
+        with pytest.raises(OSError, match="Read-only file system"):
+            (seen(root) / "new").touch()
+        with pytest.raises(OSError, match="Read-only file system"):
+            os.chmod(seen(root) / "top", 0o600)
+
+
+@requires("id-mapping")
+@pytest.mark.parametrize("one_by_one", WAYS)
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_owners_in_the_layers_are_seen_through_a_user_namespace(tmp_path: Path, one_by_one: bool, count: int) -> None:
+    lower = directories(tmp_path, count)
+    upper, work = directories(tmp_path, 2, name="own")
+    (lower[-1] / "owned").touch()
+    os.chown(lower[-1] / "owned", 5, 6)
+    uids, gids = ([IdMapping(container_id=0, host_id=first, size=1000)] for first in (70_000, 80_000))
+    before = load_mountinfo()
+    with userns.make(uids, gids) as users:
+        root = mount_overlay(lower, (upper, work), one_by_one=one_by_one, user_namespace=users)
+    with root:
+        found = os.stat(seen(root) / "owned")
+        assert (found.st_uid, found.st_gid) == (70_005, 80_006)
+        os.chown(seen(root) / "owned", 70_001, 80_001)
+        assert load_mountinfo() == before
+    kept = (upper / "owned").stat()
+    assert (kept.st_uid, kept.st_gid) == (70_001, 80_001)  # as the host knows them
+    assert (lower[-1] / "owned").stat().st_uid == 5
 
 
 def test_more_layers_than_a_page_holds(tmp_path: Path) -> None:

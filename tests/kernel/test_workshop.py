@@ -11,7 +11,7 @@ import pytest
 
 from kernel import mount
 from kernel.mountinfo import load_mountinfo
-from kernel.workshop import Workshop
+from kernel.workshop import Workshop, clone_inside
 from tests.support.requires import requires
 
 pytestmark = requires("root", "kernel 5.12")
@@ -45,3 +45,18 @@ def test_what_is_not_there_is_not_found(hides: bool) -> None:
             workshop.hide()
         with pytest.raises(FileNotFoundError):
             workshop.clone("absent")
+
+
+def test_a_directory_inside_a_mount_that_is_in_no_table(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/file").write_text("here")
+    (tmp_path / "a/link").symlink_to("/a/b")
+    (tmp_path / "out").symlink_to("/etc")
+    before = load_mountinfo()
+    for path in ("a/b", "a/link", "/a/../a/b"):
+        with mount.clone_tree(tmp_path) as whole, clone_inside(whole, path) as part:
+            assert Path(f"/proc/self/fd/{part.fileno()}/file").read_text() == "here"
+    for path in ("a/b/file", "absent", "out"):
+        with mount.clone_tree(tmp_path) as whole, pytest.raises(OSError, match=r"No such file|Not a directory"):
+            clone_inside(whole, path)
+    assert load_mountinfo() == before

@@ -184,7 +184,7 @@ def test_a_container_has_what_the_file_says(node: Node, tmp_path: Path) -> None:
 
 
 @requires("root", "cgroup2", "busybox")
-@pytest.mark.parametrize("users", [{}, USERS])
+@pytest.mark.parametrize("users", [{}, pytest.param(USERS, marks=requires("id-mapping"))])
 def test_hooks_run_where_they_belong_before_the_container_is_there(node: Node, tmp_path: Path, users: dict[str, Any]) -> None:
     kinds = ("prestart", "createRuntime", "createContainer")
     script = "cat > $0.state; readlink /proc/self/ns/net > $0.net"

@@ -94,7 +94,7 @@ def other_image(node: Node) -> str:
     return load(node.images, package, "docker.io/library/volume:1", package.root.digest).id
 
 
-@pytest.mark.parametrize("users", [{}, USERS])
+@pytest.mark.parametrize("users", [{}, pytest.param(USERS, marks=requires("id-mapping"))])
 def test_an_image_as_a_volume_is_read_only_and_keeps_its_files(node: Node, users: dict[str, list[IdMapping]]) -> None:
     image = other_image(node)
     pod = node.run_sandbox(wishes.sandbox(**users))

@@ -19,7 +19,7 @@ from runtime.spec.schema import IdMapping
 from tests.support import wishes
 from tests.support.requires import requires
 
-pytestmark = requires("root", "cgroup2", "busybox", "kernel 5.19")
+pytestmark = requires("root", "cgroup2", "busybox", "id-mapping")
 
 FIRST, SIZE = 400000, 65536
 USERS = {

@@ -107,6 +107,21 @@ def _has_apparmor() -> bool:
     return enabled.exists() and enabled.read_text().strip() == "Y"
 
 
+def _has_id_mapping() -> bool:
+    """Whether owners of files of the file system that tests use can be seen through a user namespace, layer by layer."""
+    from kernel import mount
+    from runtime.container import userns
+    from runtime.spec.schema import IdMapping
+
+    ids = [IdMapping(container_id=0, host_id=100_000, size=65536)]
+    try:
+        with userns.make(ids, ids) as users, mount.clone_tree("/tmp") as files:
+            mount.set_attributes(files, user_namespace=users)
+    except OSError:
+        return False
+    return _has_kernel("5.19")
+
+
 VOCABULARY: dict[str, Callable[..., bool]] = {
     "root": lambda: os.geteuid() == 0,
     "cgroup2": (cgroup.ROOT / "cgroup.controllers").exists,
@@ -114,6 +129,7 @@ VOCABULARY: dict[str, Callable[..., bool]] = {
     "controllers": _has_controllers,
     "capability": _has_capability,
     "filesystem": _has_filesystem,
+    "id-mapping": _has_id_mapping,
     "machine": lambda name: platform.machine() == name,
     "apparmor": _has_apparmor,
     "selinux": Path("/sys/fs/selinux/enforce").exists,
