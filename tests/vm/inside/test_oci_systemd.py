@@ -16,7 +16,7 @@ from kernel.cgroup import Cgroup
 from runtime.oci.spec import make_rootless
 from tests.support import cgroup, wait
 from tests.support.oci import CommandLine, Config, make_bundle
-from tests.vm.inside.test_oci_limits import MIB
+from tests.vm.inside.conftest import MIB
 from tests.vm.inside.test_systemd import show, systemctl
 
 SLEEP = ("sleep", "1000")
