@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,8 @@ from tests.support.requires import requires
 from tests.vm.inside.conftest import MIB, Node
 
 PODS = 200
+#: What was measured; it comes back from the guest.
+FIGURES = Path("/results/figures.json")
 #: On a node with 6.18 a pod costs 52 KB (``make bench CASE=memory``), of which the kernel's share is the greater part.
 MOST_KB_PER_POD = 120.0
 #: Emulated, and with two hundred others: a call that only looks takes some 20 ms, one that runs a program 200.
@@ -24,16 +28,13 @@ MOST_SECONDS_TO_ANSWER, MOST_SECONDS_TO_RUN = 1.0, 5.0
 pytestmark = [requires("controllers memory cpu pids"), pytest.mark.timeout(1500)]
 
 
-def test_two_hundred_pods_run_within_limits_and_the_node_answers(
-    node: Node, daemon: Daemon, record_property: Callable[[str, object], None]
-) -> None:
+def test_two_hundred_pods_run_within_limits_and_the_node_answers(node: Node, daemon: Daemon) -> None:
     first = run_one(node)
     before = ours_kb(daemon)
     began = time.monotonic()
     pods = [first, *(run_one(node) for _ in range(PODS - 1))]
-    record_property("seconds to run a pod", (time.monotonic() - began) / (PODS - 1))
+    to_run = (time.monotonic() - began) / (PODS - 1)
     each_kb = (ours_kb(daemon) - before) / (PODS - 1)
-    record_property("KB a pod", each_kb)
 
     listed = node.call(api.ListContainersRequest()).containers
     assert {container.id for container in listed if container.state == api.CONTAINER_RUNNING} == {name for _, name in pods}
@@ -44,10 +45,10 @@ def test_two_hundred_pods_run_within_limits_and_the_node_answers(
         assert len(group.processes()) == 1
     looks = [seconds(lambda: node.call(api.ListPodSandboxRequest())) for _ in range(10)]
     runs = [seconds(lambda name=name: node.execute(name, "true")) for _, name in pods[:: PODS // 10]]  # type: ignore[misc]
-    record_property("seconds to list", statistics.median(looks))
-    record_property("seconds to exec", statistics.median(runs))
-    assert statistics.median(looks) < MOST_SECONDS_TO_ANSWER
-    assert statistics.median(runs) < MOST_SECONDS_TO_RUN
+    to_list, to_exec = statistics.median(looks), statistics.median(runs)
+    FIGURES.write_text(json.dumps({"KB a pod": each_kb, "s to run one": to_run, "s to list": to_list, "s to exec": to_exec}))
+    assert to_list < MOST_SECONDS_TO_ANSWER
+    assert to_exec < MOST_SECONDS_TO_RUN
     assert each_kb < MOST_KB_PER_POD
 
 
