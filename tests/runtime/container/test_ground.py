@@ -309,3 +309,18 @@ def test_what_the_caller_would_have_to_do_is_refused_by_name_if_it_cannot(change
         ground.refuse_unsupported(spec, can_pause=False)
     assert ground.refuse_unsupported(spec, can_pause=True) == ("poststart" not in named)
     assert not ground.refuse_unsupported(schema.Spec(hooks=schema.Hooks(prestart=[])), can_pause=False)
+
+
+@pytest.mark.parametrize(("release", "is_refused"), [("6.1.0-44", True), ("6.14.9", True), ("6.15.0", False), ("7.2", False)])
+def test_without_a_mount_namespace_a_container_is_refused_before_6_15(
+    monkeypatch: pytest.MonkeyPatch, release: str, is_refused: bool
+) -> None:
+    """On an older kernel its mounts would be the node's."""
+    real = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((real[0], real[1], release, real[3], real[4])))
+    spec = schema.Spec(linux=schema.Linux(namespaces=[schema.Namespace(type="pid")]))
+    if is_refused:
+        with pytest.raises(Unsupported, match=r"linux\.namespaces: without a mount namespace .* needs Linux 6\.15 or newer"):
+            ground.refuse_shared_mounts(spec)
+    else:
+        ground.refuse_shared_mounts(spec)
