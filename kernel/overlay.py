@@ -23,6 +23,7 @@ from kernel.namespace import in_new_thread, unshare
 
 #: fsconfig(2) takes values of at most 255 bytes.
 VALUE_LIMIT = 255
+Option = str | tuple[str, str]
 #: mount(2) takes one page of options.
 PAGE_LIMIT = 4095
 
@@ -37,13 +38,14 @@ def mount_overlay(
     lower: Sequence[Path],
     writable: tuple[Path, Path] | None,
     *,
-    options: Sequence[str] = (),
+    options: Sequence[Option] = (),
     one_by_one: bool | None = None,
     user_namespace: Fd | None = None,
 ) -> Fd:
     """A detached overlay: *lower* topmost first, changes in *writable*: an upper and a work directory.
 
-    Without them nothing can be written, and there must be two layers.  *options* are flags such as "volatile".  Through
+    Without them nothing can be written, and there must be two layers.  *options* are flags such as "volatile", and pairs
+    such as ("context", a SELinux label).  Through
     *user_namespace* the owners in the layers are seen by its maps (Linux 5.19); the upper directory holds them as
     the host knows them, for an overlay itself cannot be id-mapped.
     *one_by_one* chooses the way of handing over the layers; None asks the kernel's version.
@@ -57,7 +59,7 @@ def mount_overlay(
 
 
 def _mount_apart(
-    lower: Sequence[Path], writable: tuple[Path, Path] | None, options: Sequence[str], user: Fd | None, *, by_option: bool
+    lower: Sequence[Path], writable: tuple[Path, Path] | None, options: Sequence[Option], user: Fd | None, *, by_option: bool
 ) -> Fd:
     """In the private mount namespace of this thread: overlayfs takes no layer that is in none (before Linux 6.15)."""
     unshare(lib.CLONE_FS | lib.CLONE_NEWNS)
@@ -82,7 +84,7 @@ def _mapped(lower: Sequence[Path], user: Fd, held: ExitStack) -> list[str]:
 
 
 def _mount_by_options(
-    layers: Sequence[str], writable: tuple[Path, Path] | None, options: Sequence[str], held: ExitStack
+    layers: Sequence[str], writable: tuple[Path, Path] | None, options: Sequence[Option], held: ExitStack
 ) -> Fd:  # fmt: skip
     pairs: list[tuple[str, str | None] | str] = [("lowerdir+", layer) for layer in layers]
     if writable is not None:
@@ -98,13 +100,14 @@ def _short(path: Path, held: ExitStack) -> str:
 
 
 def _mount_by_page(
-    layers: Sequence[str], writable: tuple[Path, Path] | None, options: Sequence[str], target: Path, held: ExitStack
+    layers: Sequence[str], writable: tuple[Path, Path] | None, options: Sequence[Option], target: Path, held: ExitStack
 ) -> Fd:
     """mount(2) onto *target*, in this thread's private namespace, and a detached copy of it."""
     words = []
     if writable is not None:
         words = [f"{name}={_descriptor(path, held)}" for name, path in zip(("upperdir", "workdir"), writable, strict=True)]
-    page = ",".join([*words, *options, "lowerdir=" + ":".join(layers)])
+    words += [each if isinstance(each, str) else f'{each[0]}="{each[1]}"' for each in options]  # a label has commas of its own
+    page = ",".join([*words, "lowerdir=" + ":".join(layers)])
     if len(page) > PAGE_LIMIT:
         why = f"{len(layers)} layers do not fit into one page of options; Linux 6.7 has no such limit"
         raise OSError(errno.E2BIG, why, "overlay")

@@ -38,7 +38,7 @@ def ids_of(config: ContainerConfig) -> list[str]:
 def mount_root(context: Context, sandbox: Sandbox, container: Container, lower: list[Path]) -> Fd:
     """The container's root: *lower* under its writable directory, as a detached mount."""
     with _users(context, sandbox) as users:
-        return snapshot.mount(context.paths, container.id, lower, users=users)
+        return snapshot.mount(context.paths, container.id, lower, users=users, label=_label(container))
 
 
 def mount_volumes(context: Context, sandbox: Sandbox, container: Container, mounts: list[schema.Mount]) -> dict[int, Fd]:
@@ -50,9 +50,16 @@ def mount_volumes(context: Context, sandbox: Sandbox, container: Container, moun
                 continue
             image_id, _, path = mount.source.partition("/")
             lower = context.images.lower_directories(_find(context, container.config, image_id))
-            made[index] = undo.enter_context(snapshot.mount_image(context.paths, container.id, lower, path, users=users))
+            made[index] = undo.enter_context(
+                snapshot.mount_image(context.paths, container.id, lower, path, users=users, label=_label(container))
+            )
         undo.pop_all()
     return made
+
+
+def _label(container: Container) -> str:
+    """SELinux's label of the container's files."""
+    return container.config.spec.linux.mount_label
 
 
 def _find(context: Context, config: ContainerConfig, image_id: str) -> Image:

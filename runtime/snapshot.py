@@ -67,26 +67,33 @@ def mount(
     read_only: bool = False,
     volatile: bool = True,
     users: Users | None = None,
+    label: str = "",
 ) -> Fd:
     """The container's root as a detached mount: *lower*, topmost first, under its writable directory.
 
     Its root has the owner and mode of the topmost layer's.  With *read_only* nothing can be written
-    through this mount.  With *users* all files are theirs.  Raises OSError naming the option that overlayfs refused,
-    Unsupported where the layers cannot be id-mapped.
+    through this mount.  With *users* all files are theirs; *label* is SELinux's for all of them.
+    Raises OSError naming the option that overlayfs refused, Unsupported where the layers cannot be id-mapped.
     """
     if not lower:
         raise InvalidArgument("mount a container's root: the image has no layers")
     home = paths.container(container_id)
     if not (home / WORK / "work").exists():
         _copy_owner(lower[0], home / UPPER, users)
-    options = ["volatile"] if volatile else []
-    root = _mount_overlay(lower, (home / UPPER, home / WORK), options, users)
+    options: list[overlay.Option] = ["volatile"] if volatile else []
+    root = _mount_overlay(lower, (home / UPPER, home / WORK), [*options, *_context(label)], users)
     if read_only:
         mounts.set_attributes(root, add=Flags(("MOUNT_ATTR_RDONLY",)).value())
     return root
 
 
-def _mount_overlay(lower: Sequence[Path], writable: tuple[Path, Path] | None, options: Sequence[str], users: Users | None) -> Fd:
+def _context(label: str) -> list[overlay.Option]:
+    return [("context", label)] if label else []
+
+
+def _mount_overlay(
+    lower: Sequence[Path], writable: tuple[Path, Path] | None, options: Sequence[overlay.Option], users: Users | None
+) -> Fd:
     namespace = None if users is None else users.namespace
     try:
         return overlay.mount_overlay(lower, writable, options=options, user_namespace=namespace)
@@ -110,7 +117,9 @@ def can_map_ids(paths: Paths) -> bool:
     return True
 
 
-def mount_image(paths: Paths, container_id: str, lower: Sequence[Path], path: str, *, users: Users | None = None) -> Fd:
+def mount_image(
+    paths: Paths, container_id: str, lower: Sequence[Path], path: str, *, users: Users | None = None, label: str = ""
+) -> Fd:
     """The directory *path* of an image as a detached mount that nobody can write through, whatever his rights.
 
     An overlay without a writable directory is read-only as a file system, not just where it is mounted.  It takes two
@@ -118,7 +127,7 @@ def mount_image(paths: Paths, container_id: str, lower: Sequence[Path], path: st
     """
     nothing = paths.container(container_id) / NOTHING
     nothing.mkdir(mode=0o755, exist_ok=True)
-    whole = _mount_overlay([*lower, nothing], None, [], users)
+    whole = _mount_overlay([*lower, nothing], None, _context(label), users)
     mounts.set_attributes(whole, add=Flags(("MOUNT_ATTR_RDONLY", "MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV")).value())
     if not path.strip("/"):
         return whole

@@ -23,7 +23,7 @@ SUITE = "bookworm"
 #: Of the root file system; no udev: waiting for its devices cost 13 s a boot under TCG.  The last line: what tests compare with.
 PACKAGES = (
     "systemd-sysv dbus kmod python3 iproute2 nftables iptables procps uidmap "
-    "busybox-static libcap2 libseccomp2 e2fsprogs apparmor "
+    "busybox-static libcap2 libseccomp2 e2fsprogs apparmor secilc "
     "crun runc strace linux-libc-dev"
 ).split()
 MODULES = "overlay fuse loop tun veth bridge br_netfilter nf_tables nft_chain_nat bfq".split()

@@ -138,9 +138,10 @@ class Guests:
         init: Init = "minimal",
         append: str = "",
         memory_mib: int = 1536,
+        before: str = "",
         timeout_seconds: float = 900.0,
     ) -> Result:
-        """``run`` of pytest; its JUnit report comes back as "junit.xml".
+        """``run`` of pytest, after the command *before*; its JUnit report comes back as "junit.xml".
 
         With systemd as init it sees the guest as it is, and no node of its own in there.  Where ``KERNELET_COVERAGE=1``
         asks for it, what was measured of our packages comes back too, a file a process, by names that begin with "coverage/".
@@ -154,7 +155,7 @@ class Guests:
             module = ["coverage", "run", "-m", "pytest"]
         command = shlex.join([PYTHON, "-m", *module, "-q", "--junitxml=/results/junit.xml", *words])
         return self.run(
-            f"mkdir -p /results/coverage; {' '.join(variables)} {command}",
+            f"{before}mkdir -p /results/coverage; {' '.join(variables)} {command}",
             kernel=kernel, init=init, append=append, memory_mib=memory_mib, timeout_seconds=timeout_seconds,
         )
 

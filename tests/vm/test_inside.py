@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.vm.debian import NEWEST, UML
-from tests.vm.guest import Guests, Init, Result
+from tests.vm.guest import PYTHON, Guests, Init, Result
 from tests.vm.image import CACHE
 
 #: By file or directory below tests: where it runs.  User Mode Linux is fast and has most controllers, QEMU's 6.1 all.
@@ -69,17 +69,32 @@ def test_inside_with_apparmor(vm: Guests, kernel: str, append: str) -> None:
 
 
 @pytest.mark.timeout(1000)
+def test_inside_with_selinux(vm: Guests) -> None:
+    load = f"{PYTHON} -m tests.vm.inside.selinux && "
+    run_inside(vm, ["vm/inside/test_selinux.py"], UML, append="lsm=yama,selinux selinux=1", before=load)
+
+
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("file", "kernel"), [(file, kernel) for file, kernels in WITH_SYSTEMD.items() for kernel in kernels])
 def test_inside_with_systemd(vm: Guests, file: str, kernel: str) -> None:
     run_inside(vm, [file], kernel, init="systemd")
 
 
 def run_inside(
-    vm: Guests, files: list[str], kernel: str, *, init: Init = "minimal", append: str = "", memory_mib: int = 1536
+    vm: Guests,
+    files: list[str],
+    kernel: str,
+    *,
+    init: Init = "minimal",
+    append: str = "",
+    before: str = "",
+    memory_mib: int = 1536,
 ) -> None:
     """Run *files* there and keep what comes back; AssertionError when a test of them fails, or is skipped for no good reason."""
     words = [f"tests/{file}" for file in files]
-    done = vm.pytest(*words, kernel=kernel, init=init, append=append, memory_mib=memory_mib, timeout_seconds=2400)
+    done = vm.pytest(
+        *words, kernel=kernel, init=init, append=append, before=before, memory_mib=memory_mib, timeout_seconds=2400
+    )
     report = done.files.get("junit.xml", b"")
     name = f"{kernel}-{Path(files[0]).stem if len(files) == 1 else 'all'}"
     figures = [(f"reports/{name}-figures.json", done.files["figures.json"])] if "figures.json" in done.files else []
