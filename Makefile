@@ -20,7 +20,7 @@ SHELL       := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help run test test-vm check bench endurance conformance deb test-deb lock clean \
-        vagrant-box vagrant-test
+        test-arm64 vagrant-box vagrant-test
 
 help:  ## this list
 	sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,6 +34,9 @@ test: $(VENV)/test.stamp  ## all checks and tests; ARGS goes to pytest (ARGS="te
 test-vm: $(VENV)/vm.stamp deb  ## the limits, in virtual machines with kernels that have them; ARGS goes to pytest (ARGS="-k uml")
 	$(BIN)/python -m tests.vm
 	exec $(BIN)/python -m pytest tests/vm $(ARGS)
+
+test-arm64: $(VENV)/test.stamp  ## the wheel, cross-compiled; programs and tests by an emulated Python (Linux 6.7); ARGS go to pytest
+	exec $(BIN)/python -m tests.arm64 $(ARGS)
 
 vagrant-box: $(VENV)/vm.stamp  ## a Vagrant box for libvirt, made of Debian's packages alone; prints its path
 	exec $(BIN)/python -m tests.vm.vagrant box
