@@ -31,7 +31,7 @@ run: $(VENV)/run.stamp  ## show it: a pod with a container on this machine, by t
 test: $(VENV)/test.stamp  ## all checks and tests; ARGS goes to pytest (ARGS="tests/kernel -x")
 	exec $(BIN)/python -m pytest $(ARGS)
 
-test-vm: $(VENV)/vm.stamp deb  ## the limits, in virtual machines with kernels that have them; ARGS goes to pytest (ARGS="-k uml")
+test-vm: $(VENV)/vm.stamp deb build/vagrant.stamp  ## the limits, in virtual machines with kernels that have them; ARGS goes to pytest (ARGS="-k uml")
 	$(BIN)/python -m tests.vm
 	exec $(BIN)/python -m pytest tests/vm $(ARGS)
 
