@@ -23,7 +23,7 @@ SHELL       := /bin/bash
         test-arm64 vagrant-box vagrant-test
 
 help:  ## this list
-	sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: $(VENV)/run.stamp  ## show it: a pod with a container on this machine, by the daemon, over its socket
 	exec $(BIN)/kernelet demo
