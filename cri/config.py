@@ -30,8 +30,8 @@ cni_plugin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 [streaming]
 address = "127.0.0.1"                     # where a kubelet finds exec, attach and port-forward; a token is all it takes
 port = 0                                  # 0: any that is free
-tls_cert_file = ""                        # a chain of certificates (PEM), for https; with its key
-tls_key_file = ""
+tls_cert_file = ""                        # a chain of certificates (PEM), for https; plain http without
+tls_key_file = ""                         # its key; empty: in the same file
 
 [metrics]
 address = ""                              # as "127.0.0.1:9464": the daemon's own account of itself, for Prometheus, at
@@ -304,8 +304,6 @@ def _streaming(read: Reader) -> StreamingConfig:
     for key, path in files.items():
         if path and not path.startswith("/"):
             raise read.wrong(key, f"{path!r} is not an absolute path")
-        if not path and any(files.values()):
-            raise read.wrong(key, "a certificate and its key go together")
     return StreamingConfig(address, read.integer("port", default.port, least=0, most=0xFFFF), **files)
 
 

@@ -36,6 +36,8 @@ from runtime.spec import schema
 
 logger = logging.getLogger(__name__)
 
+#: How often what was forked meanwhile is looked for, when processes are moved from one cgroup to another.
+HAND_OVERS = 10
 KINDS = ("CLONE_NEWPID", "CLONE_NEWNS", "CLONE_NEWNET", "CLONE_NEWIPC", "CLONE_NEWUTS", "CLONE_NEWCGROUP")
 
 
@@ -195,12 +197,16 @@ def _pidfd_of(container: Container) -> Fd:
 
 def _hand_to_container(cgroup: Cgroup) -> None:
     """Move what lives in *cgroup* into the container's own; where that takes no process, it ends with the exec."""
-    for pid in cgroup.processes():
-        try:
-            Cgroup(cgroup.path.parent).write("cgroup.procs", str(pid))
-        except ProcessLookupError:
-            continue
-        except OSError:  # the container has handed its controllers on
-            cgroup.kill()
-            return
-    cgroup.kill()  # what was born into it meanwhile, or made a cgroup below
+    for _ in range(HAND_OVERS):
+        pids = cgroup.processes()
+        if not pids:
+            break
+        for pid in pids:
+            try:
+                Cgroup(cgroup.path.parent).write("cgroup.procs", str(pid))
+            except ProcessLookupError:
+                continue
+            except OSError:  # the container has handed its controllers on
+                cgroup.kill()
+                return
+    cgroup.kill()  # what has made cgroups of its own below, or forks faster than it can be moved

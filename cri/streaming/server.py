@@ -34,6 +34,8 @@ STREAMS_SECONDS = 30.0
 IDLE_SECONDS = 4 * 3600.0
 LINGER_SECONDS = 5.0
 THREADS = 64
+#: Connections that have shown no token yet: anybody on the node can make them, pods on its network too.
+MOST_ASKING = 128
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +61,20 @@ class StreamingServer:
         self._threads = ThreadPoolExecutor(THREADS, "streaming")
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asking = 0
 
     @classmethod
     def of(cls, config: StreamingConfig) -> StreamingServer:
         """A server as it is configured.  Raises InvalidArgument for a certificate that is none."""
         if not config.tls_cert_file:
+            if config.tls_key_file:
+                raise InvalidArgument("streaming.tls_key_file: is of no use without tls_cert_file")
             return cls(config.address, config.port)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            tls.load_cert_chain(config.tls_cert_file, config.tls_key_file)
+            tls.load_cert_chain(config.tls_cert_file, config.tls_key_file or None)
         except OSError as error:  # ssl.SSLError is one, too
-            files = f"{config.tls_cert_file}, {config.tls_key_file}"
+            files = ", ".join(filter(None, (config.tls_cert_file, config.tls_key_file)))
             raise InvalidArgument(f"streaming.tls_cert_file, tls_key_file: {files}: {error.strerror or error}") from None
         return cls(config.address, config.port, tls)
 
@@ -115,10 +120,7 @@ class StreamingServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         shaking = Handshake()
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                request = None
-                while request is None:
-                    request = shaking.receive(await reader.read(handshake.MAX_REQUEST))
+            request = await self._hear_request(shaking, reader)
             offer = self._tokens.take(request.token)
             if offer is None or offer.act != request.act:
                 raise Refused(HTTPStatus.NOT_FOUND, "no such stream: a token is good for one use, within a minute")
@@ -138,6 +140,19 @@ class StreamingServer:
             await self._run_channels(offer, accepted, Wire(reader, writer, accepted.early))
         else:
             await self._run_spdy(offer, accepted, Wire(reader, writer, accepted.early))
+
+    async def _hear_request(self, shaking: Handshake, reader: asyncio.StreamReader) -> handshake.Request:
+        """The request.  Raises Refused, TimeoutError."""
+        if self._asking >= MOST_ASKING:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections that ask for nothing")
+        self._asking += 1
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                while (request := shaking.receive(await reader.read(handshake.MAX_REQUEST))) is None:
+                    continue
+            return request
+        finally:
+            self._asking -= 1
 
     async def _run_spdy(self, offer: Offer, accepted: Accepted, wire: Wire) -> None:
         assert offer.wanted is not None

@@ -33,6 +33,11 @@ def test_every_key() -> None:
         [network]
         bridge = "k-0"
         subnet = "10.1.0.0/24"
+        [streaming]
+        address = "::1"
+        port = 10010
+        tls_cert_file = "/etc/k/cert.pem"
+        tls_key_file = "/etc/k/key.pem"
         [registry]
         insecure = ["a:5000"]
         [registry.mirrors]
@@ -47,6 +52,7 @@ def test_every_key() -> None:
         cgroup_parent="/pods",
         log=config.LogConfig(level="warning", format="json"),
         network=config.NetworkConfig(bridge="k-0", subnet=ipaddress.IPv4Network("10.1.0.0/24")),
+        streaming=config.StreamingConfig("::1", 10010, "/etc/k/cert.pem", "/etc/k/key.pem"),
         registry=config.RegistryConfig(mirrors={"docker.io": Mirrors(("https://mirror",))}, insecure=("a:5000",)),
     )
     assert parsed.paths.run_dir == Path("/run/k")
@@ -76,6 +82,9 @@ def test_the_socket_goes_with_the_run_dir() -> None:
         ("[network]\nkind = 'calico'", "network.kind: 'calico' is none of auto, built-in, cni"),
         ("[network]\ncni_config_dir = 'net.d'", "network.cni_config_dir: 'net.d' is not an absolute path"),
         ("[network]\ncni_plugin_dirs = ['bin']", "network.cni_plugin_dirs: each must be an absolute path"),
+        ("[streaming]\naddress = 'here'", "streaming.address: 'here' is not an IP address"),
+        ("[streaming]\nport = 65536", "streaming.port"),
+        ("[streaming]\ntls_key_file = 'key.pem'", "streaming.tls_key_file: 'key.pem' is not an absolute path"),
         ("[registry]\ninsecure = 'a'", "registry.insecure: not a list of hosts"),
         ("[registry.mirrors]\na = 'b'", "registry.mirrors.'a': 'b' is not an http or https address"),
         ("[registry.mirrors]\na = 'http://'", "registry.mirrors.'a': 'http://' is not an http or https address"),

@@ -15,6 +15,7 @@ from cri.streaming.server import Offer, StreamingServer
 from runtime.errors import InvalidArgument, TooMany
 from tests.cri.streaming.client import SECONDS, Client
 from tests.cri.streaming.conftest import ALL, Serving, running
+from tests.support import wait
 
 PEM = Path(__file__).parents[2] / "support/registry.pem"
 VERSION = "X-Stream-Protocol-Version: v4.channel.k8s.io"
@@ -74,8 +75,20 @@ def test_who_asks_for_nothing_is_let_go(serving: Serving, monkeypatch: pytest.Mo
     assert connection.recv(100) == b""
 
 
+def test_connections_that_ask_for_nothing_are_few(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_ASKING", 3)
+    url = serving.url()
+    idle = [serving.connect(url) for _ in range(3)]
+    wait.until(lambda: serving.server._asking == 3, SECONDS)
+    one_too_many = serving.connect(url)
+    assert one_too_many.recv(4096).startswith(b"HTTP/1.1 503 ")
+    idle[0].close()
+    wait.until(lambda: serving.server._asking == 2, SECONDS)
+    assert serving.ask(url, VERSION)[0] == 101
+
+
 def test_with_tls() -> None:
-    streaming = StreamingServer.of(StreamingConfig(tls_cert_file=str(PEM), tls_key_file=str(PEM)))
+    streaming = StreamingServer.of(StreamingConfig(tls_cert_file=str(PEM)))
     with running(streaming) as serving:
         process = serving.play()
         url = serving.url(process=process)
@@ -104,6 +117,8 @@ def test_with_tls() -> None:
 def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"tls_cert_file, tls_key_file: /none.pem, /none.pem: "):
         StreamingServer.of(StreamingConfig(tls_cert_file="/none.pem", tls_key_file="/none.pem"))
+    with pytest.raises(InvalidArgument, match="tls_key_file: is of no use"):
+        StreamingServer.of(StreamingConfig(tls_key_file=str(PEM)))
     (tmp_path / "x.pem").write_text("no certificate")
     with pytest.raises(InvalidArgument, match="tls_cert_file"):
         StreamingServer.of(StreamingConfig(tls_cert_file=f"{tmp_path}/x.pem", tls_key_file=f"{tmp_path}/x.pem"))
