@@ -77,10 +77,11 @@ class SystemdDriver:
             raise
 
     def limit(self, cgroup: Cgroup, resources: schema.Resources) -> None:
-        """By systemd first, which may write some of it by its own rounding, and then exactly."""
+        """Files first, so that systemd hears of nothing that does not hold; and after it, which rounds some, once more."""
+        files.apply(cgroup, self._tree, resources)
         if _is_unit(cgroup):
             self._manager.set_properties(cgroup.path.name, properties.of(limits.writes(resources)))
-        files.apply(cgroup, self._tree, resources)
+            files.apply(cgroup, self._tree, resources)
 
     def remove(self, cgroup: Cgroup) -> None:
         cgroup.kill()

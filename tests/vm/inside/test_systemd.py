@@ -191,6 +191,19 @@ def test_limits_and_rules_of_devices_are_there_after_systemd_has_looked_anew(nod
     assert node.execute(container, "sh", "-c", "head -c 3 /dev/zero | wc -c").stdout == b"3\n"
 
 
+def test_a_pod_s_own_limits_are_systemd_s_as_well(node: Pods) -> None:
+    pod = node.pod()
+    wanted = api.LinuxContainerResources(memory_limit_in_bytes=64 * MIB, cpu_quota=30_000, cpu_period=100_000, cpu_shares=512)
+    node.call(api.UpdatePodSandboxResourcesRequest(pod_sandbox_id=pod, resources=wanted))
+    group, files = node.cgroup(pod), ("memory.max", "cpu.max", "cpu.weight")
+    before = [group.read(file).strip() for file in files]
+    assert before == [str(64 * MIB), "30000 100000", "59"]
+    known = [show(scope_of(pod), name) for name in ("MemoryMax", "CPUQuotaPerSecUSec", "CPUWeight")]
+    assert known == [str(64 * MIB), "300ms", "59"]
+    systemctl("daemon-reload")
+    assert [group.read(file).strip() for file in files] == before
+
+
 def test_want_of_memory_is_seen_though_nothing_lives_there_any_more(node: Pods) -> None:
     pod = node.pod()
     container = node.limited(pod, f"exec {HOG}", memory_limit_in_bytes=20 * MIB)
