@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -191,6 +193,28 @@ def test_the_hosts_namespaces(machine: Machine) -> None:
     here = [Path(f"/proc/self/ns/{name}").readlink().name for name in ("net", "pid", "ipc")]
     script = "for name in net pid ipc; do readlink /proc/self/ns/$name; done"
     assert pod.run(container, script)[0].split() == here
+
+
+def test_a_privileged_container_manages_the_node(machine: Machine) -> None:
+    context = api.LinuxSandboxSecurityContext(privileged=True)
+    pod = machine.pod(linux=api.LinuxPodSandboxConfig(security_context=context))
+    container = pod.secured(privileged=True, seccomp=api.SecurityProfile())
+    status = of_status(pod.run(container, "cat /proc/self/status")[0])
+    assert status["Seccomp"] == "0" and int(status["CapEff"], 16) == int(status["CapBnd"], 16) != 0
+    script = "own=/sys/fs/cgroup$(tail -n 1 /proc/1/cgroup | cut -d: -f3); mkdir $own/made && rmdir $own/made && echo managed"
+    assert pod.run(container, script) == ("managed\n", "")
+    assert "/dev/kmsg" in pod.run(container, "ls /dev/kmsg")[0]
+    assert pod.run(container, "grep -c ' /sys sysfs rw' /proc/mounts; ls /proc/acpi > /dev/null; echo $?")[0].split()[0] == "1"
+
+
+def test_a_directory_of_devices(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    for name, minor in (("zero", 5), ("below/full", 7)):
+        os.mknod(tmp_path / name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+    pod = machine.pod()
+    container = pod.start(devices=[api.Device(host_path=str(tmp_path), container_path="/dev/mine", permissions="rw")])
+    assert pod.run(container, "head -c 3 /dev/mine/zero | wc -c")[0].strip() == "3"
+    assert "No space left" in pod.run(container, "echo > /dev/mine/below/full")[1]
 
 
 def test_a_terminal(machine: Machine) -> None:
