@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from kernel._linux import lib
@@ -41,17 +41,14 @@ def decode(step: Step, names: Names | None = None) -> str:
 
 def decode_arguments(step: Step, names: Names | None = None) -> Sequence[str]:
     """The arguments of *step*, each as text; of prctl(2) those that are zero to no purpose are left away."""
-    known = tuple((number, names[number]) for number in _numbers(step.arguments) if number in names) if names else ()
-    return _decoded(step.call, known, *step.arguments)
+    return _decoded(step.call, _named(step, names) if names else (), *step.arguments)
 
 
-def _numbers(arguments: Iterable[Argument]) -> Iterator[int]:
-    """What may be a descriptor: by itself, or in a structure."""
-    for argument in arguments:
-        if isinstance(argument, int):
-            yield int(argument)
-        elif isinstance(argument, Words):
-            yield from (value for value in argument.values if isinstance(value, int))
+def _named(step: Step, names: Names) -> tuple[tuple[int, str], ...]:
+    """Those of *names* that *step* speaks of: by itself, or in a structure."""
+    numbers = [argument for argument in step.arguments if argument in names]
+    numbers += [value for argument in step.arguments if type(argument) is Words for value in argument.values if value in names]
+    return tuple((number, names[number]) for number in numbers if isinstance(number, int))
 
 
 @lru_cache(STEPS_REMEMBERED, typed=True)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -44,20 +44,16 @@ class Failure(msgspec.Struct):
     steps: list[StepRecord]
 
 
-def prepare(program: Program, names: Mapping[int, str] | None = None) -> None:
-    """Have *program* decoded before its outcome is known, so that ``records`` finds what it needs (``kernel.decode``)."""
-    for step in program.steps:
-        decode(step, names)
+def in_words(program: Program, names: Mapping[int, str] | None = None) -> list[str]:
+    """The steps of *program* for people; *names* are those of the descriptors that were opened beforehand."""
+    return [decode(step, names) for step in program.steps]
 
 
-def records(program: Program, outcome: Outcome, names: Mapping[int, str] | None = None) -> list[StepRecord]:
-    """The steps of *program* up to the clone and in the new process, with what became of each.
-
-    *names* are those of the descriptors that were opened beforehand.
-    """
+def records(program: Program, outcome: Outcome, words: Sequence[str] | None = None) -> list[StepRecord]:
+    """The steps of *program* up to the clone and in the new process, with what became of each; *words* as from ``in_words``."""
     return [
         StepRecord(
-            call=decode(step, names),
+            call=call,
             why=step.why,
             result=result,
             at_us=(at_ns - outcome.began_ns) / 1000 if at_ns else None,
@@ -65,15 +61,15 @@ def records(program: Program, outcome: Outcome, names: Mapping[int, str] | None 
             heading=heading,
             is_fine=result >= 0 or result == SKIPPED or -result in step.tolerate,
         )
-        for step, heading, result, at_ns in zip(
-            program.steps, program.facilities(), outcome.results, outcome.times_ns, strict=False
+        for step, call, heading, result, at_ns in zip(
+            program.steps, words or in_words(program), program.facilities(), outcome.results, outcome.times_ns, strict=False
         )
     ]
 
 
-def save(run_dir: Path, program: Program, outcome: Outcome, names: Mapping[int, str] | None = None) -> None:
-    """Write down how far *program* came, about 4 KB; *names* as above."""
-    (run_dir / FILE).write_bytes(_packed(records(program, outcome, names)))
+def save(run_dir: Path, program: Program, outcome: Outcome, words: Sequence[str] | None = None) -> None:
+    """Write down how far *program* came, about 4 KB; *words* as above."""
+    (run_dir / FILE).write_bytes(_packed(records(program, outcome, words)))
 
 
 def load(run_dir: Path) -> list[StepRecord]:

@@ -292,12 +292,12 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
                 Descriptor.OUTPUT: master,
             }
         sinks = [opened.enter_context(_open_log(container))] if container.config.log_path else []
-        names = names_of(spec, prepared.facts)
+        names, words = names_of(spec, prepared.facts), list[str]()
         launched, report = context.monitor.launch(
             container.id,
             "container",
             program,
-            meanwhile=lambda: history.prepare(program, names),
+            meanwhile=lambda: words.extend(history.in_words(program, names)),
             run_dir=paths.run_container(container.id),
             name="kernelet:init",
             descriptors=descriptors,
@@ -311,10 +311,10 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
         if launched.failed is not None:
             outcome = report.read()
             reason = describe_failure(program, launched.failed, launched.errno, outcome.results)
-            steps = history.records(program, outcome, names)
+            steps = history.records(program, outcome, words)
             history.save_failure(paths.failures, sandbox.id, container.config.name, reason, steps)
             raise StartFailed(f"create container {container.config.name}: {reason}")
-        history.save(paths.run_container(container.id), program, report.read(), names)
+        history.save(paths.run_container(container.id), program, report.read(), words)
     return launched.pid
 
 

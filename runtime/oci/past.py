@@ -13,7 +13,7 @@ from runtime.container import filter, ground_mounts, init
 from runtime.container.facts import Facts
 from runtime.container.sketch import names_of
 from runtime.errors import NotFound
-from runtime.history import StepRecord, records
+from runtime.history import StepRecord, in_words, records
 from runtime.oci.directory import FACTS, REPORT, open_container
 from runtime.oci.home import environment_of
 
@@ -41,4 +41,4 @@ def steps_of(root: Path, container_id: str) -> list[StepRecord]:
             count = len(program.all_steps)
             if (container.path / REPORT).stat().st_size != report_size(count):
                 raise NotFound(f"container {container_id}: {UNKNOWN} that this version of the runtime could read")
-            return records(program, read_report(report, count), names_of(spec, facts))
+            return records(program, read_report(report, count), in_words(program, names_of(spec, facts)))
