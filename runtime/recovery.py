@@ -22,8 +22,8 @@ from runtime.errors import ContainerNotFound, KerneletError, MonitorLost
 from runtime.journal import Intent
 from runtime.monitor.client import Exited
 from runtime.monitor.launch import RUNNER_NAME
+from runtime.sandbox import leftovers, namespaces
 from runtime.sandbox import lifecycle as sandbox_lifecycle
-from runtime.sandbox import namespaces
 from runtime.sandbox.state import Sandbox, SandboxState
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _finish_acts(context: Context) -> None:
 
 
 def _finish(context: Context, intent: Intent) -> bool:
-    """Finish or undo one act; False when it is none of ours."""
+    """Finish or undo one act; False when that is left to others: those whose act it is, or a thread that goes on trying."""
     sandbox = context.inventory.sandboxes.get(intent.owner)
     container = context.inventory.containers.get(intent.owner)
     match intent.act:
@@ -100,7 +100,9 @@ def _finish(context: Context, intent: Intent) -> bool:
         case sandbox_lifecycle.STOP if sandbox is not None:
             with context.exclusive(sandbox.id):  # its pause may have been seen to end, too
                 sandbox_lifecycle.finish_stop(context, sandbox)
-        case sandbox_lifecycle.RUN | sandbox_lifecycle.STOP:
+        case sandbox_lifecycle.RUN:
+            return leftovers.undo(context, intent.owner, lambda: sandbox_lifecycle.undo_run(context, intent.owner))
+        case sandbox_lifecycle.STOP:
             sandbox_lifecycle.tear_down(context, intent.owner)
             sandbox_lifecycle.remove_files(context, intent.owner)
         case sandbox_lifecycle.REMOVE:

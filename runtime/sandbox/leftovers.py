@@ -18,13 +18,15 @@ FIRST_SECONDS, MOST_SECONDS = 1.0, 60.0
 logger = logging.getLogger(__name__)
 
 
-def undo(context: Context, sandbox_id: str, act: Callable[[], None]) -> None:
-    """Do *act*, which takes back what there is of the sandbox; go on in a thread, with a warning, where it cannot be done now."""
+def undo(context: Context, sandbox_id: str, act: Callable[[], None]) -> bool:
+    """Do *act*, which takes back what there is of the sandbox; whether that is done.  Else a thread goes on, with a warning."""
     try:
         act()
+        return True
     except (KerneletError, OSError) as error:
         logger.warning("sandbox %s, which failed, could not be undone and will be later: %s", sandbox_id[:13], error)
         threading.Thread(target=_repeat, args=(context, sandbox_id, act), name="undo", daemon=True).start()
+        return False
 
 
 def _repeat(context: Context, sandbox_id: str, act: Callable[[], None]) -> None:

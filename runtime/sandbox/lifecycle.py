@@ -48,12 +48,13 @@ def run(context: Context, config: SandboxConfig) -> str:
             _make(context, sandbox)
             inventory.save_sandbox(sandbox, finishes=RUN)
         except BaseException:
-            leftovers.undo(context, sandbox.id, lambda: _undo(context, sandbox.id))
+            leftovers.undo(context, sandbox.id, lambda: undo_run(context, sandbox.id))
             raise
     return sandbox.id
 
 
-def _undo(context: Context, sandbox_id: str) -> None:
+def undo_run(context: Context, sandbox_id: str) -> None:
+    """Take back all that a ``run`` which failed, or was interrupted, has left, and its intent."""
     tear_down(context, sandbox_id)
     remove_files(context, sandbox_id)
     context.journal.undone(sandbox_id, RUN)

@@ -141,6 +141,25 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         conflist.load(tmp_path / "c.conflist")
 
 
+def test_plugins_that_are_put_beside_a_list_follow_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "10.conflist"
+    path.write_text(json.dumps(LIST))
+    (tmp_path / "pods").mkdir()
+    for name, kind in (("20.conf", "tuning"), ("10.conf", "firewall"), ("30.conflist", "sbr")):
+        (tmp_path / "pods" / name).write_text(json.dumps({"type": kind}))
+    network = conflist.load(path)
+    assert [plugin.type for plugin in network.plugins] == ["bridge", "portmap", "firewall", "tuning"]
+    assert conflist.parse(network.text) == network
+    path.write_text(json.dumps({key: LIST[key] for key in ("cniVersion", "name")}))
+    assert [plugin.type for plugin in conflist.load(path).plugins] == ["firewall", "tuning"]
+    path.write_text(json.dumps(LIST | {"loadOnlyInlinedPlugins": True}))
+    assert [plugin.type for plugin in conflist.load(path).plugins] == ["bridge", "portmap"]
+    path.write_text(json.dumps(LIST))
+    (tmp_path / "pods/20.conf").write_text("{")
+    with pytest.raises(InvalidArgument, match=rf"^{tmp_path}/pods/20.conf: not JSON"):
+        conflist.load(path)
+
+
 @settings(deadline=None)
 @given(lists)
 def test_any_good_list_is_read_and_its_text_is_the_same_list(document: dict[str, Any]) -> None:
