@@ -18,6 +18,7 @@ from runtime.container.options import known_options
 from runtime.container.seccomp import ACTIONS, OPERATORS
 from runtime.container.syscalls import FOREIGN, MACHINES
 from runtime.oci.request import Request
+from runtime.oci.unit_annotations import PREFIX as UNIT_PROPERTIES
 from runtime.spec.linux_checks import MEMORY_FLAGS, MEMORY_MODES
 
 FLAGS: dict[str, str] = {}
@@ -58,5 +59,5 @@ def features() -> dict[str, Any]:
             "netDevices": {"enabled": True},
         },
         "annotations": {"org.opencontainers.runc.checkpoint.enabled": "false"},
-        "potentiallyUnsafeConfigAnnotations": sorted(ANNOTATIONS.values()),
+        "potentiallyUnsafeConfigAnnotations": sorted([*ANNOTATIONS.values(), UNIT_PROPERTIES]),
     }

@@ -19,6 +19,7 @@ from runtime.cgroups.keeper import Keeper
 from runtime.cgroups.units import Manager, check_unit_name, scope_properties, slice_path
 from runtime.container import limits
 from runtime.errors import InvalidArgument, InvalidSpec, Unsupported
+from runtime.oci.unit_annotations import properties_of
 from runtime.spec import schema
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def start(container: Container, tree: Path, linux: schema.Linux) -> tuple[Cgroup
     if container.record.owner:
         come_below(manager, top)
     asked = properties.of(limits.writes(linux.resources)) if linux.resources is not None else []
+    asked += properties_of(container.record.annotations)
     keeper = Keeper()
     try:
         manager.start(name, scope_properties(f"container {container.id}", slice_name, keeper.pid, asked))

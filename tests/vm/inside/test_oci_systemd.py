@@ -27,12 +27,14 @@ class Scopes:
 
     def __init__(self, command_line: CommandLine) -> None:
         self.command_line = command_line
+        self.annotations: dict[str, str] = {}
 
     def run(self, name: str, *arguments: str, place: str = "", **resources: Any) -> Cgroup:
         """A container, started; where its scope is."""
 
         def change(config: Config) -> None:
             config["linux"].update(cgroupsPath=place)
+            config["annotations"] = self.annotations
             config["linux"]["resources"].update(resources)
 
         self.command_line.configure(*(arguments or SLEEP), change=change)
@@ -91,6 +93,13 @@ def test_it_goes_where_the_document_says(scopes: Scopes) -> None:
     assert not is_known("cri-box.scope")
     assert not group.exists()
     systemctl("stop", "kubepods-pod7.slice", "kubepods.slice")
+
+
+def test_annotations_set_properties(scopes: Scopes) -> None:
+    wanted = {"org.systemd.property.TimeoutStopUSec": "uint64 7000000", "org.systemd.property.Description": "'a box'"}
+    scopes.annotations = wanted
+    scopes.run("web")
+    assert (show("kernelet-web.scope", "TimeoutStopUSec"), show("kernelet-web.scope", "Description")) == ("7s", "a box")
 
 
 def test_an_update_is_known_to_systemd(scopes: Scopes) -> None:
