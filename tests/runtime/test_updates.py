@@ -185,6 +185,25 @@ def test_a_size_of_pages_that_there_is_not_is_passed_over(node: Node, container:
 
 
 @requires("root", "cgroup2", "busybox", "controllers hugetlb")
+def test_a_container_that_ends_in_the_middle_is_said_to_have_ended(
+    node: Node, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = node._context.cgroups
+    limit = driver.limit
+
+    def end_first(cgroup: Cgroup, wanted: schema.Resources) -> None:
+        cgroup.kill()
+        wait.until(lambda: not cgroup.exists(), 10, "the cgroup to go")
+        limit(cgroup, wanted)
+
+    monkeypatch.setattr(driver, "limit", end_first)
+    with pytest.raises(ContainerNotRunning, match="it has just ended"):
+        node.update_container(container, PIDS)
+    assert node.find_container(container).resources is None
+    assert node._context.journal.open_intents() == []
+
+
+@requires("root", "cgroup2", "busybox", "controllers hugetlb")
 def test_a_daemon_that_was_killed_in_the_middle_lets_hold_what_is_recorded(
     node: Node, container: str, make_node: Callable[[], Node]
 ) -> None:
