@@ -11,6 +11,7 @@ Family ip only; ``nft -j list ruleset`` is what the tests hold the result agains
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ IPS_DST_NAT = 1 << 5  # linux/netfilter/nf_conntrack_common.h
 RTN_LOCAL = 2  # linux/rtnetlink.h
 IFNAMSIZ = 16
 NETLINK_NETFILTER = 12  # linux/netlink.h
+
+#: What a kernel without nfnetlink, and one without nf_tables, says to whoever only asks.
+_ABSENT = (errno.EPROTONOSUPPORT, errno.EINVAL)
 
 #: What goes by ports; the numbers are IANA's.
 Protocol = Literal["tcp", "udp", "sctp"]
@@ -170,7 +174,7 @@ def delete_table(table: str) -> bool:
 
 
 def tables() -> list[str]:
-    """The names of the tables of family ip."""
+    """The names of the tables of family ip; none where the kernel has no nftables."""
     return [name for (name,) in _list("table", GETTABLE, "NFTA_TABLE_NAME")]
 
 
@@ -180,8 +184,13 @@ def chains(table: str) -> list[str]:
 
 
 def _list(what: str, kind: int, *attributes: str) -> list[tuple[str, ...]]:
-    with Socket(NETLINK_NETFILTER) as netlink:
-        answers = netlink.ask(Request(_message(what), kind, NLM_F_DUMP, f"list {what}s", "nftables"))
+    try:
+        with Socket(NETLINK_NETFILTER) as netlink:
+            answers = netlink.ask(Request(_message(what), kind, NLM_F_DUMP, f"list {what}s", "nftables"))
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+        return []
     found = []
     for answer in answers:
         message = type(_message(what))(answer)

@@ -191,6 +191,8 @@ def _network() -> Iterator[Facility]:
     cost = "the built-in network makes no pod's network (pods of the host's network and CNI work)"
     for name in ("bridge", "veth", "nf_tables", "nft_masq"):
         yield Facility(f"module {name}", _has_module(name), "", cost)
+    for name in ("nft_nat", "nft_fib_ipv4", "nft_ct"):
+        yield Facility(f"module {name}", _has_module(name), "", "pods of the built-in network get no ports of the host")
     loaded = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     cost = "a pod does not reach a Service whose endpoint is on its own node: modprobe br_netfilter"
     yield Facility("br_netfilter", loaded.exists(), "", cost)
