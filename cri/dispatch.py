@@ -80,8 +80,8 @@ class Dispatch:
 
         return handler
 
-    def once(self, key: Callable[[Request], Hashable], body: Callable[[Request], Response]) -> Handler:
-        """Run *body* in a thread, once for all callers with the same *key* at a time.
+    def once(self, key: Callable[[Request], Hashable], body: Callable[[Request], Response], *, waits: bool = False) -> Handler:
+        """Run *body* in a thread, once for all callers with the same *key* at a time; *waits*: for somebody else, it may be.
 
         It goes on when they all have gone away: a kubelet whose deadline passed asks again, and finds
         the act done or joins it.  Raises WrongState for another request with the same key.
@@ -91,7 +91,7 @@ class Dispatch:
             name = key(request)
             flight = self._flights.get(name)
             if flight is None:
-                flight = self._flights[name] = self._take_off(name, request, body)
+                flight = self._flights[name] = self._take_off(name, request, body, self._wait if waits else self._work)
             elif flight.request != request:
                 raise WrongState(
                     f"{_told(name)}: another request for the same attempt is being worked on, and says something else; "
@@ -111,8 +111,10 @@ class Dispatch:
         self._work.shutdown(wait=False, cancel_futures=True)
         self._wait.shutdown(wait=False, cancel_futures=True)
 
-    def _take_off(self, name: Hashable, request: Request, body: Callable[[Request], Response]) -> _Flight:
-        flight = _Flight(request, asyncio.get_running_loop().run_in_executor(self._work, _in_context(body), request))
+    def _take_off(
+        self, name: Hashable, request: Request, body: Callable[[Request], Response], pool: ThreadPoolExecutor
+    ) -> _Flight:
+        flight = _Flight(request, asyncio.get_running_loop().run_in_executor(pool, _in_context(body), request))
 
         def landed(future: asyncio.Future[Any]) -> None:
             del self._flights[name]

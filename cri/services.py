@@ -33,9 +33,10 @@ def runtime_service(
         "RuntimeConfig": run.inline(status.runtime_config),
         "UpdateRuntimeConfig": run.inline(status.update_runtime_config),
         # sandboxes
-        "RunPodSandbox": run.once(sandboxes.key, sandboxes.run),
-        "StopPodSandbox": run.once(sandboxes.stop_key, sandboxes.stop),
-        "RemovePodSandbox": run.once(sandboxes.stop_key, sandboxes.remove),
+        # These may wait for plugins of the cluster's network.
+        "RunPodSandbox": run.once(sandboxes.key, sandboxes.run, waits=True),
+        "StopPodSandbox": run.once(sandboxes.stop_key, sandboxes.stop, waits=True),
+        "RemovePodSandbox": run.once(sandboxes.stop_key, sandboxes.remove, waits=True),
         "PodSandboxStatus": run.inline(sandboxes.status),
         "ListPodSandbox": whole(run.inline(sandboxes.list)),
         "StreamPodSandboxes": parts(run.inline(sandboxes.list)),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cri.dispatch import Dispatch, not_yet
+from cri.dispatch import WORK_THREADS, Dispatch, not_yet
 from runtime.errors import Unsupported, WrongState
 
 
@@ -172,6 +172,22 @@ def test_waiting_for_others_does_not_keep_work_from_being_done(dispatch: Dispatc
         assert await dispatch.threaded(lambda request: request)("work") == "work"
         gate.set()
         assert all(await asyncio.gather(*waiting))
+
+    run(main())
+
+
+def test_pods_that_wait_for_their_network_do_not_keep_work_from_being_done(
+    dispatch: Dispatch,
+) -> None:
+    act = Act()
+
+    async def main() -> None:
+        pods = dispatch.once(lambda request: request, act, waits=True)
+        hanging = [asyncio.ensure_future(pods(f"pod {number}")) for number in range(WORK_THREADS)]
+        await settle()
+        assert await dispatch.threaded(str.upper)("start") == "START"
+        act.go.set()
+        await asyncio.gather(*hanging)
 
     run(main())
 
