@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -160,8 +161,8 @@ def _get(port: int, path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def streams(kubelet: Kubelet, container: str, *command: str, stdin: bool = False) -> Iterator[Client]:
-    """A client of an exec, or without a *command* of an attach, with its streams open."""
+def _upgraded(kubelet: Kubelet, container: str, *command: str, stdin: bool = False) -> Iterator[Client]:
+    """A client of an exec, or without a *command* of an attach, that has opened no stream yet."""
     wanted = {"container_id": container, "stdin": stdin, "stdout": True, "stderr": True}
     request = api.ExecRequest(cmd=command, **wanted) if command else api.AttachRequest(**wanted)
     where = urlsplit(kubelet.call(request).url)
@@ -169,7 +170,13 @@ def streams(kubelet: Kubelet, container: str, *command: str, stdin: bool = False
         lines = (f"POST {where.path} HTTP/1.1", "Host: here", "Connection: Upgrade", "Upgrade: SPDY/3.1")
         connection.sendall("\r\n".join((*lines, "X-Stream-Protocol-Version: v4.channel.k8s.io", "", "")).encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 101 ")
-        client = Client(connection)
+        yield Client(connection)
+
+
+@contextlib.contextmanager
+def streams(kubelet: Kubelet, container: str, *command: str, stdin: bool = False) -> Iterator[Client]:
+    """The same with its streams open."""
+    with _upgraded(kubelet, container, *command, stdin=stdin) as client:
         for kind in ("error", *(["stdin"] if stdin else []), "stdout", "stderr"):
             client.name(kind)
         yield client
@@ -227,6 +234,35 @@ def test_a_monitor_that_is_killed_ends_what_is_attached_and_no_command(kubelet: 
         command.say("stdin", b"it\n")
         out, error = command.hear_all("stdout", "error")
         assert out == b"on\ngot it\n" and b'"message": "5"' in error
+
+
+def test_clients_that_vanish_at_any_point_leave_nothing(kubelet: Kubelet, daemon: Daemon, container: str) -> None:
+    """After the request, between the streams, in the middle of input or output, with an end or with a reset."""
+    talker = kubelet.run(kubelet.run_pod(), f"yes & {TALKS}", stdin=True)
+    chance = random.Random(5)
+    with streams(kubelet, container, "true") as first:  # threads and modules that come with the first one stay
+        first.hear_all("error")
+    files = {pid: _open_files(pid) for pid in (daemon.pid, daemon.monitor_pid())}
+    for turn in range(60):
+        whose, command = chance.choice([(talker, ()), (container, ("sh", "-c", "yes & cat")), (container, ("cat",))])
+        with _upgraded(kubelet, whose, *command, stdin=True) as client:
+            for kind in ("error", "stdin", "stdout", "stderr")[: chance.choice((0, 2, 3, 4, 4, 4))]:
+                client.name(kind)
+            if len(client.names) == 4 and chance.random() < 0.7:
+                client.say("stdin", b"x\n" * chance.randrange(50_000))
+                if command != ("cat",) and chance.random() < 0.7:
+                    client.hear("stdout", b"y\ny\n")
+            if turn % 2:
+                client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
+    # A runner that is ready for the next launch comes and goes, with six; a session has two at least.
+    wait.until(lambda: all(_open_files(pid) <= count + 8 for pid, count in files.items()), SECONDS, "the sessions to be over")
+    alive = kubelet.execute(container, "ps").stdout.decode().splitlines()[1:]
+    assert len([line for line in alive if "[" not in line]) == 2, alive  # the orphans are dead; who never reaps is "sleep"
+    assert kubelet.status(talker).state == api.CONTAINER_RUNNING
+
+
+def _open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def test_what_a_client_reads_slowly_is_not_kept(kubelet: Kubelet, daemon: Daemon, container: str) -> None:
