@@ -25,7 +25,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, b"{}", "application/json")
         elif digest in PACKAGE.documents:
             found = PACKAGE.documents[digest]
-            self._answer(200, found.content, found.media_type, digest)
+            self._answer(200, found.content, found.media_type or "", digest)
         elif digest in PACKAGE.layers:
             self._answer(200, b"".join(PACKAGE.layers[digest].chunks()), "application/octet-stream", digest)
         else:

@@ -72,12 +72,12 @@ at_end() {
     exit "$code"
 }
 
-# Ends the step with what was awaited: the command in $2 and on does not succeed within a minute.
+# Ends the step with what was awaited: the command in $2 and on does not succeed within two minutes (some have no KVM).
 await() {
-    local what=$1 end=$((SECONDS + 60))
+    local what=$1 end=$((SECONDS + 120))
     shift
     until "$@"; do
-        [ "$SECONDS" -lt "$end" ] || { echo "waited a minute for $what"; return 1; }
+        [ "$SECONDS" -lt "$end" ] || { echo "waited two minutes for $what"; return 1; }
         sleep 0.1
     done
 }

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 #: The programs as text, packed and walked; what of the layers above is bytes and rules.
 FILES = (
     "tests/kernel/test_program.py tests/kernel/test_decode.py tests/kernel/test_mountinfo.py "
-    "tests/kernel/test_machines.py tests/runtime/container/test_init.py tests/runtime/container/test_seccomp.py "
+    "tests/runtime/container/test_init.py tests/runtime/container/test_seccomp.py "
     "tests/runtime/container/test_seccomp_default.py tests/runtime/container/test_resources.py "
     "tests/runtime/image/test_platform.py"
 ).split()

@@ -33,7 +33,7 @@ PACKAGES = (
 #: The one of our dependencies that has no wheels.
 COMPILED = "python-prctl"
 TEST_PACKAGES = (
-    "hypothesis iniconfig packaging pluggy pygments pytest pytest-timeout sortedcontainers coverage typing-extensions"
+    "hypothesis iniconfig packaging pluggy pygments pytest pytest-timeout pyseccomp sortedcontainers coverage typing-extensions"
 ).split()
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64", "manylinux_2_34_aarch64")
 
