@@ -78,9 +78,11 @@ def make_place(context: Context, container: Container) -> Place:
         run_dir.parent.mkdir(mode=0o700, exist_ok=True)
         run_dir.mkdir(mode=0o700)
         place.cgroup.path.mkdir(mode=0o755)
-    except FileNotFoundError:
+    except OSError as error:
         shutil.rmtree(run_dir, ignore_errors=True)
-        raise ContainerNotRunning(f"exec: container {container.config.name} has just ended") from None
+        if isinstance(error, FileNotFoundError):
+            raise ContainerNotRunning(f"exec: container {container.config.name} has just ended") from None
+        raise
     context.executing[place.id] = place.ended
     return place
 

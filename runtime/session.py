@@ -30,7 +30,7 @@ from runtime.container.userns import host_id
 from runtime.context import Context
 from runtime.errors import ContainerNotRunning, InvalidArgument, MonitorLost, PortUnreachable, Unsupported
 
-#: What an attached client's pipe holds: fs.pipe-max-size, which the kernel lets everybody have.
+#: What an attached client's pipe holds: fs.pipe-max-size.
 PIPE_BYTES = 1 << 20
 CHUNK = 1 << 16
 CONNECT_SECONDS = 10.0
@@ -197,7 +197,8 @@ def attach(context: Context, container_id: str, *, stdin: bool, stdout: bool, st
         for number in wanted:
             reader, sinks[number] = pipe()
             undo.callback(sinks[number].close)
-            fcntl.fcntl(reader.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            with contextlib.suppress(OSError):  # a node that grants less: a smaller one does, too
+                fcntl.fcntl(reader.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             sources[number] = Source(reader)
         try:
             other = context.monitor.attach(container.id, sinks)

@@ -114,8 +114,11 @@ async def _surely(act: Awaitable[Result]) -> Result:
 async def _connected(streams: dict[str, Stream], session: Session, in_thread: InThread) -> int:
     """Pass everything on until the process has ended; its exit code.  Raises MonitorLost."""
     listening = [asyncio.ensure_future(_listen(streams["resize"], session))] if "resize" in streams else []
-    if session.stdin is not None and "stdin" in streams:
-        listening.append(asyncio.ensure_future(_hear(streams["stdin"], session.stdin, in_thread)))
+    if "stdin" in streams:
+        if session.stdin is None:  # the container's has ended for good
+            streams["stdin"].discard()
+        else:
+            listening.append(asyncio.ensure_future(_hear(streams["stdin"], session.stdin, in_thread)))
     outputs = [(session.stdout, streams.get("stdout")), (session.stderr, streams.get("stderr"))]
     pairs = [(source, stream) for source, stream in outputs if source is not None and stream is not None]
     telling = [asyncio.ensure_future(_tell(source, stream)) for source, stream in pairs]

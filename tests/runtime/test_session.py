@@ -268,6 +268,22 @@ def test_a_stdin_that_has_ended_does_not_keep_the_next_monitor_from_the_containe
     session.close()
 
 
+def test_who_attaches_when_stdin_has_ended_for_good_hears_all_the_same(
+    node: Node, pod: str, sessions: list[Session], tmp_path: Path
+) -> None:
+    script = "cat > /dev/null; echo over; trap 'echo bye; exit 6' TERM; while :; do sleep 0.02; done"
+    config = wishes.container(["sh", "-c", script], stdin=True, stdin_once=True, log=tmp_path / "log")
+    container = wishes.run(node, pod, config)
+    attach(node, container, stdin=True).close()
+    wait.until(lambda: "over" in (tmp_path / "log").read_text(), SECONDS)
+    session = attach(node, container, stdin=True)
+    sessions.append(session)
+    assert session.stdin is None
+    node.stop_container(container, SECONDS)
+    assert hear(session.stdout) == b"bye\n"
+    assert session.wait(SECONDS) == 6
+
+
 def test_attached_to_a_terminal(node: Node, pod: str, sessions: list[Session], tmp_path: Path) -> None:
     script = "read _; stty size; read line; echo got $line"
     config = wishes.container(["sh", "-c", script], stdin=True, tty=True, log=tmp_path / "log")

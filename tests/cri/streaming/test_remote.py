@@ -184,6 +184,15 @@ def test_attached_all_is_waited_for_and_an_end_of_the_outputs_alone_is_told(
     assert "the output has ended, though the container runs on" in str(status_of(client.hear_all("error")[0])["message"])
 
 
+def test_what_is_said_to_a_process_without_a_stdin_is_thrown_away(serving: Serving) -> None:
+    process = serving.play(Wanted(stdin=False, stdout=True, stderr=True, terminal=False))
+    client = serving.client(process=process)
+    for _ in range(40):
+        client.say("stdin", bytes(1 << 20))
+    process.end(0)
+    assert status_of(client.hear_all("stdout", "stderr", "error")[2]) == SUCCESS
+
+
 def test_who_does_not_read_makes_the_process_wait(serving: Serving) -> None:
     process = serving.play()
     client = serving.client(process=process)
