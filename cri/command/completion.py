@@ -17,11 +17,17 @@ _NAMES = {"CONTAINER": "ps --all --names", "POD": "pods --names", "IMAGE": "imag
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of a subcommand."""
+    """One option or argument of a subcommand; *count* is argparse's, of an argument that need not be there just once."""
 
     flags: tuple[str, ...]
     metavar: str
     help: str
+    count: str = ""
+
+    @property
+    def written(self) -> str:
+        """An argument as a usage line has it."""
+        return {"?": f"[{self.metavar}]", "+": f"{self.metavar} ..."}.get(self.count, self.metavar)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,8 @@ def usage_of(name: str, summary: str, parser: argparse.ArgumentParser) -> Usage:
         # argparse has its own words for -h, and %(default)s in those of others
         help_ = "print this" if action.dest == "help" else parser._get_formatter()._expand_help(action) if action.help else ""
         metavar = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
-        known = Option(tuple(action.option_strings), "" if action.nargs == 0 else str(metavar), help_)
+        count = action.nargs if isinstance(action.nargs, str) else ""
+        known = Option(tuple(action.option_strings), "" if action.nargs == 0 else str(metavar), help_, count)
         (options if action.option_strings else positionals).append(known)
     return Usage(name, summary, tuple(options), tuple(positionals), tuple(nested))
 
@@ -181,7 +188,7 @@ def _section(usage: Usage, name: str) -> Iterator[str]:
         for nested in usage.nested:
             yield from _section(nested, f"{name} {nested.name}")
         return
-    words = " ".join(f"\\fI{_roff(each.metavar)}\\fR" for each in usage.positionals)
+    words = " ".join(f"\\fI{_roff(each.written)}\\fR" for each in usage.positionals)
     yield f".SS {_roff(name)} {words}".rstrip()
     yield _roff(f"{usage.summary}.".capitalize())
     for each in (*usage.positionals, *usage.options):

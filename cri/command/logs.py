@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -17,6 +19,7 @@ from cri.api import api_pb2 as api
 from cri.client import Client, container_status
 from cri.command import connection
 from runtime.errors import NotFound
+from runtime.monitor.log import timestamp
 
 #: Between two looks at a log that is followed; nothing tells of an append but inotify, which log files on
 #: network and overlay file systems do not have.
@@ -36,6 +39,7 @@ def add_logs(parser: argparse.ArgumentParser) -> None:
     connection.add_options(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the container ends")
     parser.add_argument("-t", "--timestamps", action="store_true", help="begin each line with its time")
+    parser.add_argument("--since", type=moment, metavar="TIME", help="only what is younger: 90s, 10m, 2h, 1d, or RFC 3339")
     parser.add_argument("--tail", type=int, default=-1, metavar="LINES", help="only the last lines")
     parser.add_argument("container", help="the beginning of its id, or its name")
 
@@ -47,12 +51,25 @@ def run_logs(options: argparse.Namespace) -> int:
             raise NotFound(f"container {status.metadata.name} has no log: its pod has no log directory")
         write = _printer(timestamps=options.timestamps, as_json=options.json)
         with LogFile(Path(status.log_path)) as log:
-            old = log.entries()
+            old = (entry for entry in log.entries() if options.since is None or entry.time >= options.since)
             for entry in old if options.tail < 0 else deque(old, maxlen=options.tail):
                 write(entry)
             if options.follow:
                 _follow(client, status.id, log, write)
     return 0
+
+
+def moment(text: str) -> str:
+    """A time as log entries have it: so long ago, or the one that *text* says.  Raises ArgumentTypeError for neither."""
+    ago = re.fullmatch(r"([0-9]+)([smhd])", text)
+    if ago is not None:
+        seconds = time.time() - int(ago[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[ago[2]]
+    else:
+        try:
+            seconds = datetime.datetime.fromisoformat(text).timestamp()  # without a zone it is this machine's time
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither so long ago (10m) nor a time (2026-11-24T20:00:00Z)") from None
+    return timestamp(int(seconds * 1e9)).decode()
 
 
 class LogFile:

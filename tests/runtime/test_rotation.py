@@ -128,3 +128,16 @@ def test_a_full_disk_is_told_when_it_begins_and_when_it_ends(
     [gap] = [number for number, later in itertools.pairwise(found) if later != number + 1]
     assert found[found.index(gap) + 1] - gap - 1 == lost
     assert found[0] == 0
+
+
+def test_all_is_in_the_log_when_a_container_is_said_to_have_exited(node: Node, tmp_path: Path) -> None:
+    pod = node.run_sandbox(wishes.sandbox(network="node"))
+    for number in range(10):
+        log = tmp_path / f"{number}.log"
+        script = "awk 'BEGIN { for (n = 0; n < 20000; n++) print n }'; echo -n \"no newline\""
+        container = wishes.run(node, pod, wishes.container(["sh", "-c", script], log=log))
+        node._context.inventory.wait_until(lambda of=container: node.find_container(of).state == "exited", 20)
+        content = log.read_bytes()
+        assert content.endswith(b" stdout P no newline\n")
+        assert content.count(b"\n") == 20001
+        node.remove_container(container)

@@ -61,6 +61,12 @@ def test_the_manual_has_no_line_that_roff_would_take_for_a_request(commands: lis
         assert not re.search(r"%\(\w+\)s", line)
 
 
+def test_arguments_are_written_as_often_as_they_may_come(commands: list[Usage]) -> None:
+    text = completion.manual(commands, "1.0")
+    assert ".SS kernelet config check \\fI[FILE]\\fR" in text
+    assert ".SS kernelet rmi \\fIIMAGE ...\\fR" in text
+
+
 def test_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "fish"]) == 0
     assert "complete -c kernelet -n __fish_use_subcommand -f -a serve" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cri.__main__ import main
-from cri.command.logs import Entry, LogFile, parse_entry
+from cri.command.logs import Entry, LogFile, moment, parse_entry
 from runtime.errors import NotFound
 from runtime.monitor.log import entries
 from tests.cri.conftest import Daemon
@@ -92,3 +93,18 @@ def test_following_ends_with_the_container_and_misses_nothing(
     assert main(["logs", "--socket", str(daemon.socket), "--follow", "web"]) == 0
     timer.join()
     assert capfd.readouterr().out == "one\nlast\n"
+
+
+def test_a_moment_is_so_long_ago_or_said_outright(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_795_553_099.0)
+    assert moment("2h") == "2026-11-24T18:44:59.000000000Z"
+    assert moment("2026-11-24T21:00:00+01:00") == "2026-11-24T20:00:00.000000000Z"
+    for text in ("yesterday", "5", "-3m"):
+        with pytest.raises(argparse.ArgumentTypeError, match="neither so long ago"):
+            moment(text)
+
+
+def test_what_is_older_is_left_out(daemon: Daemon, log: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log.write_bytes(LINE + b"stdout F old\n" + LINE.replace(b"13:", b"14:") + b"stdout F young\n")
+    assert main(["logs", "--socket", str(daemon.socket), "--since", "2026-11-22T13:30:00Z", "web"]) == 0
+    assert capfd.readouterr().out == "young\n"
