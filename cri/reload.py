@@ -15,9 +15,14 @@ FIXED = {
     "root_dir": "the database in it is open",
     "run_dir": "what runs is kept in it",
     "socket": "it is being listened on",
+    "cgroup_driver": "pods' cgroups were made by it",
     "cgroup_parent": "pods run in it",
+    "network.kind": "pods are on the network there is",
     "network.bridge": "pods are on the bridge there is",
     "network.subnet": "pods have addresses of it",
+    "streaming.address": "it is being listened on",
+    "streaming.port": "it is being listened on",
+    "metrics.address": "it is being listened on",
 }
 _ELSE = "it is read when the daemon starts"
 

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 #: How often within systemd's patience it is told that all is well.
 TURNS = 3
@@ -58,6 +59,15 @@ async def watch(manager: ServiceManager, find_faults: Callable[[], list[str]], d
     """Until cancelled, tell *manager* in time that all is well, unless it is not; *find_faults* may block."""
     if not manager.watchdog_seconds:
         return
+    # One of its own: the loop's would be waited for at the end, by a daemon that is to stop although a disk hangs.
+    thread = ThreadPoolExecutor(1, "health")
+    try:
+        await _watch(manager, lambda: asyncio.get_running_loop().run_in_executor(thread, find_faults), describe)
+    finally:
+        thread.shutdown(wait=False)
+
+
+async def _watch(manager: ServiceManager, look: Callable[[], asyncio.Future[list[str]]], describe: Callable[[], str]) -> None:
     turn = manager.watchdog_seconds / TURNS
     loop = asyncio.get_running_loop()
     looking: asyncio.Future[list[str]] | None = None
@@ -65,7 +75,7 @@ async def watch(manager: ServiceManager, find_faults: Callable[[], list[str]], d
     while True:
         due = loop.time() + turn
         if looking is None:
-            looking = loop.run_in_executor(None, find_faults)
+            looking = look()
         await asyncio.wait([looking], timeout=turn)
         if looking.done():
             faults, looking = _outcome(looking), None
