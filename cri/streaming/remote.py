@@ -65,8 +65,8 @@ class Wanted:
         return [name for name, is_wanted in named.items() if is_wanted]
 
 
-async def serve(streams: dict[str, Stream], version: str, open_session: Callable[[], Session], in_thread: InThread) -> None:
-    """Connect the streams with a new session, until its process has ended and that is said.
+async def serve(streams: dict[str, Stream], version: str, open_session: Callable[[], Session], in_thread: InThread) -> str:
+    """Connect the streams with a new session, until its process has ended and that is said; how it ended, in words.
 
     Cancelled, or when the client has gone, the session is closed: that ends an exec'd process.
     """
@@ -75,17 +75,22 @@ async def serve(streams: dict[str, Stream], version: str, open_session: Callable
     try:
         session = await opened(open_session, in_thread)
     except (KerneletError, OSError) as reason:
-        await _say_failure(error, version, message_of(reason))
+        outcome = message_of(reason)
+        await _say_failure(error, version, outcome)
     else:
         try:
-            await _say_end(error, version, await _connected(streams, session, in_thread))
+            code = await _connected(streams, session, in_thread)
+            outcome = f"exit code {code}"
+            await _say_end(error, version, code)
         except KerneletError as reason:
-            await _say_failure(error, version, message_of(reason))
+            outcome = message_of(reason)
+            await _say_failure(error, version, outcome)
         finally:
             await _surely(in_thread(session.close))
     for name in ("stdout", "stderr", "error"):
         if name in streams:
             streams[name].end()
+    return outcome
 
 
 async def opened(open_it: Callable[[], Closable], in_thread: InThread) -> Closable:

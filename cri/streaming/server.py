@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import ssl
 import time
@@ -19,13 +20,16 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from cri import subject
 from cri.config import StreamingConfig
+from cri.lines import pairs
 from cri.streaming import handshake, remote
 from cri.streaming.handshake import Accepted, Act, Handshake, Refused
 from cri.streaming.portforward import Forwarder
 from cri.streaming.remote import Wanted
 from cri.streaming.streams import ChannelPeer, Peer, SpdyPeer, Stream, Tunnel, Wire
 from cri.streaming.tokens import Tokens
+from cri.subject import Subject
 from runtime.errors import InvalidArgument
 from runtime.session import Session
 
@@ -34,6 +38,8 @@ STREAMS_SECONDS = 30.0
 IDLE_SECONDS = 4 * 3600.0
 LINGER_SECONDS = 5.0
 THREADS = 64
+#: How a session ended that did not end by itself.
+GONE = "the client went away"
 #: Connections that have shown no token yet: anybody on the node can make them, pods on its network too.
 MOST_ASKING = 128
 
@@ -57,7 +63,7 @@ class StreamingServer:
         self._address = address
         self._port = port
         self._tls = tls
-        self._tokens: Tokens[Offer] = Tokens(time.monotonic)
+        self._tokens: Tokens[tuple[Offer, Subject]] = Tokens(time.monotonic)
         self._threads = ThreadPoolExecutor(THREADS, "streaming")
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,7 +106,7 @@ class StreamingServer:
         """The URL at which *offer* can be had, once, within a minute.  Raises TooMany."""
         host = f"[{self._address}]" if ":" in self._address else self._address
         scheme = "http" if self._tls is None else "https"
-        return f"{scheme}://{host}:{self._port}/{offer.act}/{self._tokens.keep(offer)}"
+        return f"{scheme}://{host}:{self._port}/{offer.act}/{self._tokens.keep((offer, subject.current.get()))}"
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -121,8 +127,8 @@ class StreamingServer:
         shaking = Handshake()
         try:
             request = await self._hear_request(shaking, reader)
-            offer = self._tokens.take(request.token)
-            if offer is None or offer.act != request.act:
+            kept = self._tokens.take(request.token)
+            if kept is None or kept[0].act != request.act:
                 raise Refused(HTTPStatus.NOT_FOUND, "no such stream: a token is good for one use, within a minute")
             accepted = shaking.accept(request)
         except TimeoutError:
@@ -134,12 +140,24 @@ class StreamingServer:
             return
         writer.write(accepted.answer)
         await writer.drain()
+        offer, about = kept
+        subject.current.set(about)
+        begun, outcome = time.monotonic(), GONE
+        try:
+            outcome = await self._run(offer, accepted, reader, writer, is_websocket=request.is_websocket)
+        finally:
+            over = "websocket" if request.is_websocket else "spdy"
+            values = {"session": offer.act, "over": over, "s": f"{time.monotonic() - begun:.1f}", "end": outcome}
+            log.info(pairs(values), extra={"fields": values})
+
+    async def _run(
+        self, offer: Offer, accepted: Accepted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_websocket: bool
+    ) -> str:
+        """Serve one session; how it ended, in words."""
         if offer.act == "portforward":
-            await self._forward(offer, accepted, reader, writer, is_tunnel=request.is_websocket)
-        elif request.is_websocket:
-            await self._run_channels(offer, accepted, Wire(reader, writer, accepted.early))
-        else:
-            await self._run_spdy(offer, accepted, Wire(reader, writer, accepted.early))
+            return await self._forward(offer, accepted, reader, writer, is_tunnel=is_websocket)
+        wire = Wire(reader, writer, accepted.early)
+        return await (self._run_channels if is_websocket else self._run_spdy)(offer, accepted, wire)
 
     async def _hear_request(self, shaking: Handshake, reader: asyncio.StreamReader) -> handshake.Request:
         """The request.  Raises Refused, TimeoutError."""
@@ -154,7 +172,7 @@ class StreamingServer:
         finally:
             self._asking -= 1
 
-    async def _run_spdy(self, offer: Offer, accepted: Accepted, wire: Wire) -> None:
+    async def _run_spdy(self, offer: Offer, accepted: Accepted, wire: Wire) -> str:
         assert offer.wanted is not None
         streams: dict[str, Stream] = {}
         names, complete = offer.wanted.names(accepted.protocol), asyncio.Event()
@@ -170,39 +188,39 @@ class StreamingServer:
 
         peer = SpdyPeer(wire, opened)
 
-        async def session() -> None:
+        async def session() -> str:
             async with asyncio.timeout(STREAMS_SECONDS):
                 await complete.wait()
-            await self._remote(offer, streams, accepted.protocol)
+            return await self._remote(offer, streams, accepted.protocol)
 
-        await self._together(peer, wire, session)
+        return await self._together(peer, wire, session)
 
-    async def _run_channels(self, offer: Offer, accepted: Accepted, wire: Wire) -> None:
+    async def _run_channels(self, offer: Offer, accepted: Accepted, wire: Wire) -> str:
         assert offer.wanted is not None
         can_end = accepted.protocol.startswith("v5")
         peer = ChannelPeer(wire, offer.wanted.names(accepted.protocol), can_end=can_end)
-        await self._together(peer, wire, lambda: self._remote(offer, peer.streams, accepted.protocol))
+        return await self._together(peer, wire, lambda: self._remote(offer, peer.streams, accepted.protocol))
 
-    async def _remote(self, offer: Offer, streams: dict[str, Stream], version: str) -> None:
+    async def _remote(self, offer: Offer, streams: dict[str, Stream], version: str) -> str:
         assert offer.open is not None
-        await remote.serve(streams, version, offer.open, self._in_thread)
+        return await remote.serve(streams, version, offer.open, self._in_thread)
 
     async def _forward(
         self, offer: Offer, accepted: Accepted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_tunnel: bool
-    ) -> None:
+    ) -> str:
         assert offer.connect is not None
         wire = (Tunnel if is_tunnel else Wire)(reader, writer, accepted.early)
         forwarder = Forwarder(offer.connect, self._in_thread)
         peer = forwarder.peer = SpdyPeer(wire, forwarder.opened)
         try:
-            await self._together(peer, wire, asyncio.Event().wait)  # it ends when the client goes
+            return await self._together(peer, wire, asyncio.Event().wait)  # it ends when the client goes
         finally:
             await forwarder.close()
             if isinstance(wire, Tunnel):
                 wire.close()
 
-    async def _together(self, peer: Peer, wire: Wire, session: Callable[[], Any]) -> None:
-        """Read what the client says while *session* goes on; each ends the other."""
+    async def _together(self, peer: Peer, wire: Wire, session: Callable[[], Any]) -> str:
+        """Read what the client says while *session* goes on; each ends the other.  How it ended, in words."""
         reading, going_on = asyncio.ensure_future(peer.run()), asyncio.ensure_future(session())
         idle = asyncio.ensure_future(_idle(wire))
         try:
@@ -218,9 +236,11 @@ class StreamingServer:
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, (ConnectionError, TimeoutError)):
                 raise result
+        return results[1] if isinstance(results[1], str) else GONE
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
+        run = partial(contextvars.copy_context().run, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
 
 async def _idle(wire: Wire) -> None:

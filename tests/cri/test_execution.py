@@ -22,6 +22,7 @@ from runtime.errors import ExecTimedOut
 from runtime.execution import ExecResult
 from tests.cri.conftest import Daemon
 from tests.cri.streaming.client import SECONDS, Client
+from tests.support import wait
 
 
 def exec_sync(daemon: Daemon, container_id: str, *command: str, timeout: int = 0) -> api.ExecSyncResponse:
@@ -113,6 +114,25 @@ def test_a_session_that_cannot_be_is_refused(daemon: Daemon, act: str) -> None:
         request = api.ExecRequest(container_id=running, stdout=True)
         code, said = daemon.refused(lambda: daemon.client.call(request, api.ExecResponse))
         assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, "cmd is empty")
+
+
+def test_a_session_has_a_line_in_the_log_when_it_ends(daemon: Daemon, caplog: pytest.LogCaptureFixture) -> None:
+    container_id = daemon.running("main")
+    with caplog.at_level("INFO", "cri.streaming"):
+        for act in ACTS:
+            with _streams(url(daemon, act, container_id, stdout=True), "v4.channel.k8s.io") as client:
+                client.name("error")
+                client.name("stdout")
+                client.hear_all("stdout", "error")
+        with _streams(url(daemon, "exec", container_id, stdout=True), "v4.channel.k8s.io"):
+            pass
+        wait.until(lambda: len(caplog.records) == 3)
+    said = [re.sub(r" s=\d+\.\d", "", record.getMessage()) for record in caplog.records]
+    assert sorted(said) == [
+        'session=attach over=spdy end="exit code 3"',
+        'session=exec over=spdy end="exit code 3"',
+        'session=exec over=spdy end="the client went away"',
+    ]
 
 
 def test_a_port_forward_is_answered_with_a_url(daemon: Daemon) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -123,12 +124,15 @@ def test_attached_until_its_input_ends(crictl: Crictl, kubelet: Kubelet) -> None
 
 
 def test_who_is_killed_takes_the_command_along(
-    crictl: Crictl, container: str, kubelet: Kubelet, started: Callable[..., subprocess.Popen[bytes]]
+    crictl: Crictl, container: str, kubelet: Kubelet, daemon: Daemon, started: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     process = started(crictl.command("exec", container, "sh", "-c", "echo on; sleep 4321"), stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"on\n"
     process.kill()
     wait.until(lambda: b"4321" not in kubelet.execute(container, "ps").stdout, SECONDS, "the command's end")
+    name = kubelet.status(container).metadata.name
+    line = rf'session=exec over=\w+ s=[\d.]+ end="the client went away" namespace=default pod=pod-\d+ container={name}\n'
+    wait.until(lambda: re.search(line, daemon.log.read_text()), SECONDS, line)
 
 
 def test_a_port_of_a_pod(crictl: Crictl, kubelet: Kubelet, started: Callable[..., subprocess.Popen[bytes]]) -> None:
