@@ -111,5 +111,5 @@ class Paths:
         return self.run_containers / container_id
 
     def run_sandbox(self, sandbox_id: str) -> Path:
-        """Pinned namespaces (``net``, ``ipc``, ``uts``) and the shared ``shm``."""
+        """Pinned namespaces (``net``, ``ipc``, ``uts``, ``user``, ``pid``) and the shared ``shm``."""
         return self.run_sandboxes / sandbox_id

@@ -25,8 +25,8 @@ from runtime.journal import Journal
 from runtime.paths import Paths
 from runtime.store import Store
 from tests.cri.malformed import Author, Scene
-from tests.e2e.kubelet import Kubelet, kept, settled
-from tests.support import cgroup, image, leaks
+from tests.e2e.kubelet import Kubelet, kept
+from tests.support import cgroup, image
 from tests.support.client import Client
 from tests.support.daemon import Daemon
 from tests.support.isolation import Run
@@ -144,7 +144,7 @@ def test_no_request_does_harm(daemon: Daemon, arena: Path) -> None:
         campaign = Campaign(daemon, call, arena)
         pid = daemon.pid
         campaign.close()
-        before, had = leaks.take(), kept(daemon.paths)
+        had = kept(daemon.paths)
         campaign = Campaign(daemon, call, arena)
         try:
             held = len(os.listdir(f"/proc/{pid}/fd"))
@@ -155,7 +155,8 @@ def test_no_request_does_harm(daemon: Daemon, arena: Path) -> None:
             campaign.close()
         assert kept(daemon.paths) == had
         cgroup.remove(cgroup.ROOT / "fuzz")  # a parent that a request names is for who names it to remove
-        settled(daemon, before)
+        # What the kernel holds is looked at once the daemon has stopped, as after every test.
+        assert daemon.stop() == 0
     log = daemon.log.read_text()
     assert "Traceback" not in log, re.findall(r"Traceback.*?\n(?=\S*time=|\Z)", log, re.DOTALL)[0][:3000]
     print(f"\n{COUNT} requests: {dict(campaign.answers.most_common())}")
