@@ -65,7 +65,7 @@ def run_demo(options: argparse.Namespace) -> int:
     chosen = config.load(options.config)
     if os.geteuid() != 0:
         raise KerneletError("the demo makes namespaces and mounts: run it as root")
-    with cleaned(chosen), served(chosen, options.config) as client:
+    with cleaned(chosen), served(chosen, options.config or own_configuration(chosen)) as client:
         pod, container = show(client, chosen)
         try:
             if not options.once:
@@ -74,6 +74,15 @@ def run_demo(options: argparse.Namespace) -> int:
         finally:
             remove(client, pod)
     return 0
+
+
+def own_configuration(chosen: config.Config) -> Path | None:
+    """For a machine without a configuration, one with the built-in network: what CNI plugins make (podman's, say) stays."""
+    if config.files(config.DEFAULT_PATH):
+        return None
+    file = chosen.run_dir / "demo.toml"
+    file.write_text('[network]\nkind = "built-in"\n')
+    return file
 
 
 @contextlib.contextmanager

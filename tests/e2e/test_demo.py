@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cri.command import demo
+from cri.config import Config, load
 from runtime.paths import Paths
 from tests.support.isolation import Run
 from tests.support.requires import requires
@@ -50,6 +52,15 @@ def test_it_shows_a_pod_serves_on_and_leaves_nothing_after_an_interrupt(config: 
     assert "put the container's root upon the empty directory" in explained
     assert b"everything is gone again" in rest
     assert sorted(file.name for file in config.parent.iterdir()) == ["kernelet.toml"]
+
+
+def test_without_a_configuration_the_network_is_one_that_goes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cri.config.DEFAULT_PATH", tmp_path / "kernelet.toml")
+    chosen = Config(run_dir=tmp_path)
+    written = demo.own_configuration(chosen)
+    assert written is not None and load(written).network.kind == "built-in"
+    (tmp_path / "kernelet.toml").write_text("")
+    assert demo.own_configuration(chosen) is None
 
 
 def test_it_says_what_is_wrong_when_another_daemon_has_the_place(config: Path) -> None:
