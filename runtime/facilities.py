@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 #: File systems that cannot hold the writable layer of an overlay: no whiteouts, no trusted attributes.
 _UNFIT = ("overlay", "nfs", "nfs4", "cifs", "vfat", "9p", "fuse", "fuseblk")
+#: The beginnings of the names of those that are somewhere else.
+_REMOTE = ("nfs", "cifs", "smb", "9p", "ceph", "fuse", "glusterfs", "lustre")
+#: Where a kubelet has logs written.
+_LOGS = Path("/var/log/pods")
 #: What a container holds of the monitor's descriptors.
 _DESCRIPTORS = 8
 _ENOUGH_CONTAINERS = 500
@@ -214,9 +218,7 @@ def _machine(paths: Paths) -> Iterator[Facility]:
     room = most // _DESCRIPTORS
     cost = "no more containers than that; raise LimitNOFILE"
     yield Facility("descriptors for containers", room >= _ENOUGH_CONTAINERS, f"for {room} containers", cost)
-    place = next(parent for parent in (paths.root_dir, *paths.root_dir.parents) if parent.exists())
-    rows = [row for row in load_mountinfo() if place.is_relative_to(row.target)]
-    kind = max(rows, key=lambda row: (len(row.target), row.mount_id)).filesystem
+    place, kind = _file_system_of(paths.root_dir)
     cost = "containers cannot have a writable layer there: set root_dir to a directory on ext4, xfs or btrfs"
     fit = kind not in _UNFIT and not kind.startswith("fuse.")
     yield Facility("a file system for layers", fit, f"{place}: {kind}", cost, is_needed=True)
@@ -225,6 +227,16 @@ def _machine(paths: Paths) -> Iterator[Facility]:
     enough = free > status.f_blocks * status.f_frsize * 0.15
     cost = "a kubelet evicts pods and removes images when less than 15 % is free"
     yield Facility("room for images", enough, f"{free / 1e9:.1f} GB free in {place}", cost)
+    place, kind = _file_system_of(_LOGS)
+    cost = "a server that hangs stops the logs of all containers (runtime/monitor/log_file.py)"
+    yield Facility("a local disk for logs", not kind.startswith(_REMOTE), f"{place}: {kind}", cost)
+
+
+def _file_system_of(path: Path) -> tuple[Path, str]:
+    """What of *path* is there, and the kind of file system that it is on."""
+    place = next(parent for parent in (path, *path.parents) if parent.exists())
+    rows = [row for row in load_mountinfo() if place.is_relative_to(row.target)]
+    return place, max(rows, key=lambda row: (len(row.target), row.mount_id)).filesystem
 
 
 def _has_filesystem(name: str) -> bool | None:

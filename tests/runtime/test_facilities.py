@@ -84,3 +84,10 @@ def test_a_file_system_that_cannot_hold_layers_is_told(monkeypatch: pytest.Monke
     here = found(Paths(root_dir=Path("/proc/self/x"), run_dir=paths.run_dir))
     assert here["a file system for layers"].has is False
     assert here["a file system for layers"].found.endswith(": proc")
+
+
+def test_logs_that_are_somewhere_else_are_told(monkeypatch: pytest.MonkeyPatch, paths: Paths) -> None:
+    monkeypatch.setattr(facilities, "_LOGS", Path("/proc/self/x"))
+    assert found(paths)["a local disk for logs"].has
+    monkeypatch.setattr(facilities, "_REMOTE", ("proc",))
+    assert found(paths)["a local disk for logs"].has is False
