@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cri.api import api_pb2 as api
+from tests.cri.serving import config_of
 from tests.cri.streaming.client import Client
 from tests.e2e.kubelet import Kubelet
 from tests.support import requires as needs
@@ -26,6 +27,7 @@ from tests.support.requires import enforce, requires
 pytestmark = requires("root", "cgroup2", "busybox", "docker-registry")
 
 SECONDS = 30
+PEM = Path(__file__).parents[1] / "support/registry.pem"
 #: What answers each line.
 TALKS = "while read line; do echo got $line; done"
 
@@ -133,6 +135,22 @@ def test_who_is_killed_takes_the_command_along(
     name = kubelet.status(container).metadata.name
     line = rf'session=exec over=\w+ s=[\d.]+ end="the client went away" namespace=default pod=pod-\d+ container={name}\n'
     wait.until(lambda: re.search(line, daemon.log.read_text()), SECONDS, line)
+
+
+def test_with_tls_a_client_can_know_whom_it_talks_to(crictl: Crictl, container: str, kubelet: Kubelet, daemon: Daemon) -> None:
+    with config_of(daemon.paths).open("a") as file:
+        file.write(f'[streaming]\ntls_cert_file = "{PEM}"\n')
+    daemon.stop()
+    daemon.start()
+    kubelet.reconnect(daemon)
+    # crictl insists on a certificate of its own, which nobody asks for.
+    own = ("--tls-cert", str(PEM), "--tls-key", str(PEM))
+    trusting = ("--tls-ca", str(PEM), *own, "--tls-server-name", "127.0.0.1")
+    said = os.urandom(300_000)
+    done = crictl.run("exec", *trusting, "-i", container, "cat", said=said)
+    assert done.stdout == said, done.stderr
+    wrong = crictl.run("exec", *trusting[:-1], "elsewhere", container, "true")
+    assert wrong.returncode != 0 and b"certificate" in wrong.stderr
 
 
 def test_a_port_of_a_pod(crictl: Crictl, kubelet: Kubelet, started: Callable[..., subprocess.Popen[bytes]]) -> None:
