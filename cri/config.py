@@ -57,14 +57,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import textwrap
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
-from cri import toml
+from cri import config_files, toml
 from cri.toml import Reader
 from runtime import cdi, cgroups
 from runtime.errors import InvalidArgument
@@ -72,8 +71,6 @@ from runtime.image.mirrors import Mirrors
 from runtime.network.cni import CONFIG_DIRECTORY, PROGRAM_DIRECTORIES
 from runtime.network.selection import Kind
 from runtime.paths import Paths
-
-DEFAULT_PATH = Path("/etc/kernelet/kernelet.toml")
 
 #: IFNAMSIZ without the closing NUL.
 LINK_NAME_LIMIT = 15
@@ -167,11 +164,11 @@ def load(path: Path | None) -> Config:
 
     Raises InvalidArgument, naming file and key.
     """
-    chosen = path or DEFAULT_PATH
+    chosen = path or config_files.DEFAULT_PATH
     merged: dict[str, Any] = {}
-    for file in files(chosen, required=path is not None):
+    for file in config_files.files(chosen, required=path is not None):
         try:
-            table = _read(file)
+            table = config_files.read(file)
             build(table)  # alone, so that what is wrong in it is told with its name
         except InvalidArgument as error:
             raise InvalidArgument(f"{file}: {error}") from None
@@ -182,26 +179,9 @@ def load(path: Path | None) -> Config:
         raise InvalidArgument(f"{chosen} with its drop-ins: {error}") from None
 
 
-def files(path: Path, *, required: bool = False) -> list[Path]:
-    """The configuration file *path*, if it is there, and its drop-ins, the one that counts least first.
-
-    Raises InvalidArgument when it is *required* and not there, or when its drop-ins cannot be listed.
-    """
-    if required and not path.exists():
-        raise InvalidArgument(f"{path}: no such file")
-    directory = path.with_name(f"{path.name}.d")
-    try:
-        dropins = sorted(each for each in directory.iterdir() if each.suffix == ".toml")
-    except FileNotFoundError:
-        dropins = []
-    except OSError as error:
-        raise InvalidArgument(f"{directory}: {(error.strerror or str(error)).lower()}") from None
-    return [each for each in (path, *dropins) if each in dropins or each.exists()]
-
-
 def parse(text: str) -> Config:
     """The configuration in *text* (TOML).  Raises InvalidArgument, naming the key."""
-    return build(_parsed(text))
+    return build(config_files.parsed(text))
 
 
 def build(table: Mapping[str, Any]) -> Config:
@@ -223,23 +203,6 @@ def build(table: Mapping[str, Any]) -> Config:
         cdi_dirs=_directories(read, "cdi_dirs", default.cdi_dirs),
         handlers={name: _handler(name, table) for name, table in read.table("handlers").items()},
     )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"not text: {error}") from None
-    except OSError as error:
-        raise InvalidArgument((error.strerror or str(error)).lower()) from None
-    return _parsed(text)
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidArgument(f"not TOML: {error}") from None
 
 
 def _log(read: Reader) -> LogConfig:

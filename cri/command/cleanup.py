@@ -7,13 +7,13 @@ import json
 import os
 from pathlib import Path
 
-from cri import config
+from cri import config, config_files
 from runtime import lock
 from runtime.errors import KerneletError
 
 
 def add_cleanup(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the daemon's configuration ({config.DEFAULT_PATH})")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the daemon's configuration ({config_files.DEFAULT_PATH})")
     parser.add_argument("--remove", action="store_true", help="also remove the pods and their containers with all their files")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from cri import config
+from cri import config_files
 from cri.api import api_pb2 as api
 from cri.client import Client
 from runtime.errors import InvalidArgument, NotFound
@@ -23,17 +23,9 @@ class Thing(NamedTuple):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    default = os.environ.get("KERNELET_SOCKET") or configured_socket()
+    default = os.environ.get("KERNELET_SOCKET") or config_files.find_socket()
     parser.add_argument("--socket", type=Path, default=Path(default), help="the daemon's socket ($KERNELET_SOCKET, %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def configured_socket() -> Path:
-    """Where the daemon of this machine listens; its configuration may not be ours to read, nor right."""
-    try:
-        return config.load(None).socket
-    except InvalidArgument:
-        return config.Config().socket
 
 
 def connect(options: argparse.Namespace) -> Client:

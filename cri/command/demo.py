@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import grpc
 
-from cri import config
+from cri import config, config_files
 from cri.api import api_pb2 as api
 from cri.client import Client, container_status
 from kernel import process
@@ -78,7 +78,7 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def own_configuration(chosen: config.Config) -> Path | None:
     """For a machine without a configuration, one with the built-in network: what CNI plugins make (podman's, say) stays."""
-    if config.files(config.DEFAULT_PATH):
+    if config_files.files(config_files.DEFAULT_PATH):
         return None
     file = chosen.run_dir / "demo.toml"
     file.write_text('[network]\nkind = "built-in"\n')

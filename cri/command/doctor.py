@@ -7,7 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from cri import config
+from cri import config, config_files
 from cri.command.pages import WIDTH, Page, wrap
 from runtime import facilities
 from runtime.facilities import Facility
@@ -16,7 +16,7 @@ _SIGNS = {True: ("yes", "green"), False: ("no", "red"), None: ("?", "yellow")}
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the daemon's configuration ({config.DEFAULT_PATH})")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the daemon's configuration ({config_files.DEFAULT_PATH})")
     parser.add_argument("-a", "--all", action="store_true", help="also what is there")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

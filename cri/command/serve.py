@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from cri import config
+from cri import config, config_files
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the configuration ({config.DEFAULT_PATH} if it is there)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"the configuration ({config_files.DEFAULT_PATH} if it is there)"
+    )
     parser.add_argument("--socket", type=Path, help="where to listen, instead of the configured socket")
     parser.add_argument("-v", "--verbose", action="store_true", help="also log what a kubelet asks every second")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cri import config
+from cri import config, config_files
 from runtime.errors import InvalidArgument
 from runtime.image.mirrors import Mirrors
 
@@ -139,7 +139,7 @@ def test_drop_ins_are_merged_in_the_order_of_their_names(tmp_path: Path) -> None
 
 
 def test_drop_ins_count_without_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "kernelet.toml")
+    monkeypatch.setattr(config_files, "DEFAULT_PATH", tmp_path / "kernelet.toml")
     assert config.load(None) == config.Config()
     (tmp_path / "kernelet.toml.d").mkdir()
     (tmp_path / "kernelet.toml.d" / "a.toml").write_text('[log]\nlevel = "debug"\n')

@@ -55,7 +55,7 @@ def test_it_shows_a_pod_serves_on_and_leaves_nothing_after_an_interrupt(config: 
 
 
 def test_without_a_configuration_the_network_is_one_that_goes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cri.config.DEFAULT_PATH", tmp_path / "kernelet.toml")
+    monkeypatch.setattr("cri.config_files.DEFAULT_PATH", tmp_path / "kernelet.toml")
     chosen = Config(run_dir=tmp_path)
     written = demo.own_configuration(chosen)
     assert written is not None and load(written).network.kind == "built-in"

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cri import config
+from cri import config, config_files
 from cri.__main__ import main
-from cri.command.connection import configured_socket
 
 
 def test_the_default_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,14 +38,16 @@ def test_what_is_right_and_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.
 def test_without_a_file_all_is_as_by_default(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "kernelet.toml")
+    monkeypatch.setattr(config_files, "DEFAULT_PATH", tmp_path / "kernelet.toml")
     assert main(["config", "check"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/kernelet.toml is not there: all is as by default\n"
 
 
 def test_commands_find_the_daemon_where_it_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "kernelet.toml")
-    (tmp_path / "kernelet.toml").write_text('run_dir = "/run/other"')
-    assert configured_socket() == Path("/run/other/kernelet.sock")
-    (tmp_path / "kernelet.toml").write_text("wrong")
-    assert configured_socket() == config.Config().socket
+    file = tmp_path / "kernelet.toml"
+    monkeypatch.setattr(config_files, "DEFAULT_PATH", file)
+    for text in ("", 'run_dir = "/run/other"', 'run_dir = "/run/other"\nsocket = "/run/a.sock"'):
+        file.write_text(text)
+        assert config_files.find_socket() == config.parse(text).socket
+    file.write_text("wrong")
+    assert config_files.find_socket() == config.Config().socket
