@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.errors import WrongState
+
 #: Statement lists by version: number N takes a database from N to N+1.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -34,6 +36,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
+_ANEW = "; with the file moved away the node begins anew: pods are forgotten, images pulled again"
+#: What a person must mend, and how.
+_NOT_OURS = {
+    sqlite3.SQLITE_NOTADB: _ANEW,
+    sqlite3.SQLITE_CORRUPT: _ANEW,
+    sqlite3.SQLITE_CANTOPEN: "",
+    sqlite3.SQLITE_READONLY: "",
+    sqlite3.SQLITE_FULL: "",
+}
+
 SYNCED, UNSYNCED = "PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"
 
 
@@ -41,12 +53,25 @@ class Store:
     """The database.  Use ``with store.transaction() as db`` to write, ``store.rows(...)`` to read."""
 
     def __init__(self, path: Path) -> None:
+        """Raises WrongState for a file that is no database, is damaged, or that a newer version has written."""
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute(SYNCED)
-        self._connection.execute("PRAGMA busy_timeout=5000")
-        self._migrate()
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._prepare()
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode not in _NOT_OURS:
+                raise
+            raise WrongState(f"open the database {path}: {error}{_NOT_OURS[error.sqlite_errorcode]}") from error
+
+    def _prepare(self) -> None:
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute(SYNCED)
+            self._connection.execute("PRAGMA busy_timeout=5000")
+            self._migrate()
+        except BaseException:
+            self._connection.close()
+            raise
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
@@ -89,8 +114,9 @@ class Store:
     def _migrate(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
-            raise RuntimeError(
-                f"state database is version {version}, written by a newer kernelet; this one knows {len(MIGRATIONS)}"
+            raise WrongState(
+                f"the database is of version {version}, written by a newer kernelet; this one knows {len(MIGRATIONS)}: "
+                "install the newer one again"
             )
         for number in range(version, len(MIGRATIONS)):
             with self.transaction() as db:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.errors import WrongState
 from runtime.store import MIGRATIONS, Store
 
 
@@ -106,7 +107,17 @@ def test_a_database_of_a_newer_version_is_refused(path: Path) -> None:
     assert store.rows("PRAGMA user_version") == [(len(MIGRATIONS),)]
     store.rows(f"PRAGMA user_version={len(MIGRATIONS) + 1}")
     store.close()
-    with pytest.raises(RuntimeError, match="written by a newer kernelet"):
+    with pytest.raises(WrongState, match="written by a newer kernelet"):
+        Store(path)
+
+
+def test_a_file_that_is_no_database_is_told_with_a_way_out(path: Path) -> None:
+    path.write_bytes(b"something else entirely" * 100)
+    with pytest.raises(WrongState, match=rf"^open the database {path}: file is not a database; with the file moved away"):
+        Store(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(WrongState, match="unable to open database file"):
         Store(path)
 
 
