@@ -46,6 +46,7 @@ def make_base() -> Path:
     print(f"set-up: build {base.relative_to(TREE)}", flush=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="new-") as work:
+        os.chmod(work, 0o755)
         made = Path(work, "made")
         _unpack(PACKAGES, SUITE, "arm64", made / "root", Path(work))
         _unpack(["qemu-user"], EMULATOR_SUITE, "amd64", made / "emulator", Path(work))
