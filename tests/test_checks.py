@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import sys
@@ -75,3 +76,15 @@ def segments(elf: bytes) -> set[int]:
     (offset,) = struct.unpack_from("<Q", elf, 32)
     size, count = struct.unpack_from("<HH", elf, 54)
     return {struct.unpack_from("<I", elf, offset + number * size)[0] for number in range(count)}
+
+
+def test_scripts_are_shell() -> None:
+    """Some run only in guests, or on a machine that has everything: what is misspelt there would be seen late."""
+    places = [TREE / name for name in (".ci", "scripts", "tests", "vagrant")]
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    scripts = {path: path.read_bytes().partition(b"\n")[0] for path in files}
+    found = {path: "bash" if b"bash" in line else "sh" for path, line in scripts.items() if re.match(rb"#!.*\b(ba)?sh$", line)}
+    assert {"provision.sh", "smoke.sh", "run", "postinst"} <= {path.name for path in found}
+    for path, shell in found.items():
+        done = subprocess.run([shell, "-n", path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
