@@ -80,6 +80,7 @@ def make_node(config: Config) -> RuntimeNode:
         subnet=config.network.subnet,
         network=Choice(config.network.kind, config.network.cni_config_dir, config.network.cni_plugin_dirs),
         cgroup_parent=config.cgroup_parent,
+        cgroup_driver=config.cgroup_driver,
     )
 
 

@@ -13,6 +13,9 @@ import pytest
 
 from cri.api import api_pb2 as api
 from cri.client import Client, container_status
+from cri.config import Config
+from cri.daemon import make_node
+from runtime.cgroups import DRIVERS, Name
 from runtime.paths import Paths
 from tests.cri.serving import config_of, serving, store_busybox
 from tests.support import isolation, wait
@@ -22,6 +25,14 @@ from tests.support.requires import TREE, requires
 def serve_again(config: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
     return subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=20, check=False)
+
+
+@requires("root", "cgroup2")
+@pytest.mark.parametrize("name", DRIVERS)
+def test_the_cgroup_driver_is_the_one_that_is_configured(paths: Paths, name: Name) -> None:
+    node = make_node(Config(root_dir=paths.root_dir, run_dir=paths.run_dir, cgroup_driver=name))
+    assert node._context.cgroups.name == name
+    node._store.close()
 
 
 @requires("root", "cgroup2")
