@@ -39,7 +39,7 @@ FOR_NEWER = "requires kernel "
 #: With systemd as the first process.
 WITH_SYSTEMD = {
     "vm/inside/test_systemd.py": (UML, "6.1"),
-    "vm/inside/test_oci_systemd.py": (UML, "6.1"),
+    "vm/inside/test_oci_systemd.py": (UML,),
 }
 
 
