@@ -17,6 +17,8 @@ import pytest
 from cri import systemd
 from cri.systemd import ServiceManager
 
+FINE = "WATCHDOG=1\nSTATUS=fine"
+
 
 @pytest.fixture
 def heard() -> Iterator[tuple[str, Callable[[], list[str]]]]:
@@ -82,8 +84,8 @@ def test_how_patient_it_is(environment: dict[str, str], seconds: float) -> None:
 
 
 def watched(address: str, find_faults: Callable[[], list[str]], until: Callable[[], bool], *, block: float = 0.0) -> None:
-    """Run the watch with a patience of 60 ms until *until*, blocking the loop for *block* seconds once."""
-    manager = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000"})
+    """Run the watch with a patience of 150 ms until *until*, blocking the loop for *block* seconds once."""
+    manager = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "150000"})
 
     async def main() -> None:
         task = asyncio.create_task(systemd.watch(manager, find_faults, lambda: "fine"))
@@ -100,8 +102,9 @@ def watched(address: str, find_faults: Callable[[], list[str]], until: Callable[
 def test_the_watchdog_is_answered_while_all_is_well(heard: tuple[str, Callable[[], list[str]]]) -> None:
     address, listen = heard
     said: list[str] = []
-    watched(address, list, lambda: bool(said.extend(listen())) or len(said) >= 3)
-    assert set(said) == {"WATCHDOG=1\nSTATUS=fine"}
+    watched(address, list, lambda: bool(said.extend(listen())) or said.count(FINE) >= 3)
+    # A machine that is busy may take longer than 50 ms to look; that is said, and nothing else is.
+    assert all(line == FINE or line.startswith("STATUS=not well: looking for faults takes") for line in said)
 
 
 def test_a_fault_is_said_and_the_watchdog_waits(
@@ -111,9 +114,10 @@ def test_a_fault_is_said_and_the_watchdog_waits(
     caplog.set_level(logging.INFO)
     answers = iter([["monitor: gone"], ["monitor: gone"], []])
     said: list[str] = []
-    watched(address, lambda: next(answers, []), lambda: bool(said.extend(listen())) or len(said) >= 4)
-    assert said[:3] == ["STATUS=not well: monitor: gone"] * 2 + ["WATCHDOG=1\nSTATUS=fine"]
-    assert [record.levelname for record in caplog.records if record.name == "cri.systemd"] == ["ERROR", "INFO"]
+    watched(address, lambda: next(answers, []), lambda: bool(said.extend(listen())) or FINE in said)
+    assert said.count("STATUS=not well: monitor: gone") == 2 and said[-1] == FINE
+    told = [record.getMessage() for record in caplog.records if record.name == "cri.systemd"]
+    assert told.count("the watchdog is not answered: monitor: gone") == 1 and told[-1] == "all is well again"
 
 
 def test_a_look_that_hangs_is_a_fault_and_not_begun_again(heard: tuple[str, Callable[[], list[str]]]) -> None:
@@ -149,9 +153,9 @@ def test_a_look_that_fails_is_a_fault(heard: tuple[str, Callable[[], list[str]]]
     assert said[0] == "STATUS=not well: looking for faults: oops"
 
 
-def test_a_loop_that_was_held_up_is_a_fault(heard: tuple[str, Callable[[], list[str]]]) -> None:
+def test_a_loop_that_was_held_up_is_a_fault(heard: tuple[str, Callable[[], list[str]]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemd, "LATE_SECONDS", 0.1)
     address, listen = heard
     said: list[str] = []
-    watched(address, list, lambda: bool(said.extend(listen())) or len(said) >= 2, block=0.2)
+    watched(address, list, lambda: bool(said.extend(listen())) or FINE in said, block=0.3)
     assert "the event loop was 0." in said[0]
-    assert said[1] == "WATCHDOG=1\nSTATUS=fine"
