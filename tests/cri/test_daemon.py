@@ -111,11 +111,12 @@ def test_a_service_manager_is_told_and_a_changed_configuration_is_read(
         manager.bind(address)
         manager.settimeout(20)
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-        monkeypatch.setenv("WATCHDOG_USEC", "150000")
+        monkeypatch.setenv("WATCHDOG_USEC", "300000")
 
         def hear(wanted: str) -> str:
             while not (said := manager.recv(4096).decode()).startswith(wanted):
-                assert said.startswith("WATCHDOG=1\n") or wanted.startswith("STATUS")
+                # On a busy machine a look may take longer than systemd, here, is patient.
+                assert said.startswith(("WATCHDOG=1\n", "STATUS=not well: looking"))
             return said
 
         with serving(paths, run) as daemon:
