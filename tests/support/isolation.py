@@ -143,6 +143,7 @@ def _own_cgroup(hierarchy: Path, name: str) -> Iterator[Path]:
     outside = Path(f"/proc/self/fd/{above.fileno()}")
     with above, home, host, _claimed(outside, name, cgroup.remove):
         tree = outside / name
+        tree.chmod(0o755)  # the root of a user namespace that mounts the tree walks here, as whoever it is outside
         (tree / "pytest").mkdir()
         try:
             yield tree

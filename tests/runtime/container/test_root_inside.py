@@ -240,6 +240,7 @@ def test_without_a_pivot_nothing_of_the_nodes_can_be_reached(node: inside.Node) 
     assert "bin" in said.splitlines()
 
 
+@requires("kernel 6.15")
 def test_without_a_mount_namespace_it_has_all_its_mounts_and_the_node_none(node: inside.Node) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     kinds = tuple(kind for kind in inside.KINDS if kind != "mount")
