@@ -14,7 +14,7 @@ from tests.support import requires as needs
 from tests.support.requires import TREE, requires
 from tests.vm.guest import Guests
 
-pytestmark = [requires("crictl"), pytest.mark.timeout(1000)]
+pytestmark = [requires("crictl"), pytest.mark.timeout(1500)]
 
 #: The guest's own installation of our wheel makes way.
 COMMAND = "exec 2>&1; umount /opt/kernelet; install crictl /usr/local/bin/; "
@@ -50,12 +50,12 @@ def test_it_is_installed_upgraded_under_a_running_pod_removed_and_purged(
 ) -> None:
     files = {"first.deb": package, "later.deb": later(package, tmp_path), "crictl": crictl, "vagrant": TREE / "vagrant"}
     command = f"{COMMAND} tests/vm/inside/package.sh first.deb later.deb"
-    done = vm.run(command, kernel="6.1", init="systemd", files=files, timeout_seconds=600).check()
+    done = vm.run(command, kernel="6.1", init="systemd", files=files, timeout_seconds=1200).check()
     assert done.stdout.endswith("done\n")
 
 
 def test_a_node_is_provisioned_and_smoked(vm: Guests, package: Path, crictl: Path) -> None:
     files = {f"build/{package.name}": package, "crictl": crictl, "vagrant": TREE / "vagrant"}
     command = f"{COMMAND} vagrant/provision.sh && vagrant/smoke.sh"
-    done = vm.run(command, kernel="6.1", init="systemd", files=files, timeout_seconds=900).check()
+    done = vm.run(command, kernel="6.1", init="systemd", files=files, timeout_seconds=1200).check()
     assert "smoke: all well" in done.stdout
