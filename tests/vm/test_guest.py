@@ -55,7 +55,7 @@ def test_what_was_measured_in_a_guest_is_of_this_source(vm: Guests, tmp_path: Pa
     done = vm.pytest("tests/runtime/oci/test_spec.py").check()
     for name, content in done.files.items():
         if name.startswith("coverage/"):
-            (tmp_path / Path(name).name).write_bytes(content)
+            (tmp_path / f"all.{Path(name).name}").write_bytes(content)
     measured = Coverage(tmp_path / "all", config_file=str(TREE / "pyproject.toml"))
     monkeypatch.chdir(TREE)
     measured.combine([str(tmp_path)])
