@@ -240,19 +240,18 @@ def test_ids_that_nobody_has(daemon: Daemon, kubelet: Kubelet, call: Client) -> 
     assert not call(api.ListContainersRequest(filter=api.ContainerFilter(id=NOBODY))).containers
 
 
-#: What this version answers; the rest of the CRI is told to be missing, so that a kubelet does without.
-DELIVERED = """
-    Version Status RuntimeConfig UpdateRuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus
-    ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers
-    ReopenContainerLog ExecSync PullImage ListImages ImageStatus RemoveImage ImageFsInfo
-""".split()
+#: What is told to be missing, so that a kubelet does without.
+NOT_THERE = {"CheckpointContainer", "CheckpointPod", "RestorePod"}
 
 
 def test_what_is_not_there_yet_says_so(call: Client) -> None:
+    missing = set()
     for method in METHODS.values():
-        if method.name in DELIVERED:
-            continue
-        request = getattr(api, method.input_type.name)()
-        with pytest.raises(grpc.RpcError) as caught:
-            list(call.stream(request)) if method.server_streaming else call(request)
-        assert (method.name, caught.value.code()) == (method.name, grpc.StatusCode.UNIMPLEMENTED)
+        if method.name != "GetContainerEvents":  # which is an answer without an end
+            try:
+                request = getattr(api, method.input_type.name)()
+                list(call.stream(request)) if method.server_streaming else call(request)
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    missing.add(method.name)
+    assert missing == NOT_THERE

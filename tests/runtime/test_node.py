@@ -274,12 +274,12 @@ def test_a_rotated_log_goes_on_in_a_new_file(node: Node, sandbox: str, tmp_path:
     container = wishes.run(
         node, sandbox, wishes.container(["sh", "-c", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.005; done"], log=log)
     )
-    time.sleep(0.1)
+    wait.until(lambda: len(wishes.lines(log)) > 3, 20)
     log.rename(tmp_path / "log.1")
     node.reopen_log(container)
     assert log.exists()
     old = (tmp_path / "log.1").read_text()
-    time.sleep(0.1)
+    wait.until(lambda: len(wishes.lines(log)) > 3, 20)
     node.stop_container(container, 0)
     assert (tmp_path / "log.1").read_text() == old
     numbers = [int(line) for file in (tmp_path / "log.1", log) for line in wishes.lines(file)]

@@ -162,7 +162,7 @@ def test_exec_on_a_terminal(node: Node) -> None:
         terminal.type(b"until [ \"$(stty size)\" = '50 132' ]; do sleep 0.05; done; echo re'sized'\r")
         terminal.read_until(b"resized")
         # ^C is for the command in the container, not for ours.
-        terminal.type(b"echo as'leep'; sleep 1000\r")
+        terminal.type(b"sh -c \"echo as''leep; exec sleep 1000\"\r")  # said by whom ^C is for
         terminal.read_until(b"asleep")
         terminal.type(b"\x03")
         terminal.read_until(b"# ")
