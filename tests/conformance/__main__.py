@@ -98,7 +98,7 @@ def _judged(run: Run, socket: Path, focus: str | None, nodes: int, transport: st
     """Run critest once against the daemon at *socket*."""
     temporary, verdict = run.directory / "tmp", run.directory / "critest.json"
     temporary.mkdir()
-    command = [CRITEST, f"-runtime-endpoint=unix://{socket}", "-ginkgo.v", "-ginkgo.no-color"]
+    command = [CRITEST, f"-runtime-endpoint=unix://{socket}", "-ginkgo.v", "-ginkgo.no-color", "-ginkgo.randomize-all"]
     left_out = not_run()
     command += [f"-ginkgo.json-report={verdict}", f"-ginkgo.skip={'|'.join(left_out)}", "-ginkgo.timeout=1h", "-test.timeout=0"]
     command += TRANSPORTS[transport]
