@@ -110,6 +110,7 @@ class _Removal:
     def __init__(self, top: Fd) -> None:
         self._top = top
         self._moved = 0
+        self._prefix = b".moved-%s-" % os.urandom(8).hex().encode()  # in nobody's way: an empty directory would be replaced
         self.count = 0
 
     def run(self) -> None:
@@ -138,7 +139,7 @@ class _Removal:
         while True:
             self._moved += 1
             try:
-                os.rename(name, b".moved-%d" % self._moved, src_dir_fd=directory.fileno(), dst_dir_fd=self._top.fileno())
+                os.rename(name, self._prefix + b"%d" % self._moved, src_dir_fd=directory.fileno(), dst_dir_fd=self._top.fileno())
                 return
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
