@@ -118,7 +118,8 @@ def test_figures_of_what_stands_still_are_the_kernels(oci: Limited) -> None:
     """Every figure that ``events --stats`` has, against the files; paused, so that both see the same."""
     container = oci.run(f"{HOG}; exec sleep 1000", cpu={"quota": 20_000, "period": 100_000}, memory={"limit": 200 * MIB})
     group = container.cgroup
-    wait.until(lambda: len(group.processes()) == 1 and group.fields("cpu.stat")["nr_throttled"] > 0, 60, "it to be throttled")
+    name = Path(f"/proc/{container.pid}/comm")
+    wait.until(lambda: name.read_text() == "sleep\n" and group.fields("cpu.stat")["nr_throttled"] > 0, 60, "it to be throttled")
     container.command_line.call("pause", container.name)
     said = json.loads(container.command_line.call("events", "--stats", container.name).stdout)["data"]
     processor, memory = group.fields("cpu.stat"), group.fields("memory.stat")
