@@ -53,7 +53,7 @@ class Ours:
         run_dir = self._paths.run_container(name)
         run_dir.mkdir()
         root = mount.clone_tree(self._rootfs)
-        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=False, has_void=True)
+        prepared = ground.prepare(spec, root, attach_point=self._paths.attach_point, in_cgroup=False, by_monitor=True)
         return run_dir, prepared, init.program(name, spec, prepared.facts, waits=False)
 
 
@@ -101,7 +101,7 @@ class FromTheMonitor(Ours):
         begun = time.perf_counter_ns()
         run_dir, prepared, program = self.prepare(name)
         report = Report(len(program.all_steps))
-        request = {"id": name, "kind": "container", "run_dir": str(run_dir), "name": "bench", "input": False}
+        request = {"id": name, "kind": "container", "run_dir": str(run_dir), "name": "bench", "input": False, "output": "log"}
         with memory("kernelet-program", program.pack()) as code:
             files: list[Fd] = [code, report.memory, *prepared.descriptors.values()]
             watch, ends = launcher.launch({**request, "descriptors": list(prepared.descriptors)}, files)
@@ -196,8 +196,9 @@ def prepared(directory: Path) -> Iterator[dict[str, Callable[[int], int | None]]
     finally:
         by_daemon.close()
         monitor.close()
+        mount.unmount(paths.run_dir)
 
 
-def measured(directory: Path, _run: Run) -> list[measure.Figure]:
+def measured(directory: Path, _run: Run, count: int = RUNS) -> list[measure.Figure]:
     with prepared(directory) as actions:
-        return measure.table("start-exit", measure.alternate(actions, RUNS), ("ours", "ours by daemon"), ("crun", "runc"))
+        return measure.table("start-exit", measure.alternate(actions, count), ("ours", "ours by daemon"), ("crun", "runc"))

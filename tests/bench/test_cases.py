@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import burst, cold, created, cri, execution, first_instruction, measure, memory
+from tests.bench import burst, cold, created, cri, execution, first_instruction, measure, memory, start_exit
 from tests.bench.__main__ import CASES
 from tests.support.isolation import Run
 from tests.support.requires import requires
@@ -23,6 +23,7 @@ SMALL = {
     "exec": partial(execution.measured, count=2),
     "burst-100": partial(burst.measured, count=2, containers=4),
     "cold-oci-run": partial(cold.measured, count=2),
+    "start-exit": partial(start_exit.measured, count=2),
     "memory": memory.measured,
     "cri": partial(cri.measured, count=1),
     "cri-list-200": partial(cri.measured_list, count=2, containers=3),
