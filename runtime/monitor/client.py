@@ -155,26 +155,26 @@ class MonitorClient:
         stands for those that are not.  Nothing of them is closed here.  *meanwhile* is done while the monitor works.
         """
         report = Report(len(program.all_steps))
-        with memory("kernelet-program", program.pack()) as code:
-            files = [code, report.memory, *descriptors.values(), *sinks]
-            message = self._ask_settled(
-                {
-                    "op": "launch",
-                    "id": process_id,
-                    "kind": kind,
-                    "run_dir": os.fspath(run_dir),
-                    "name": name,
-                    "descriptors": list(map(int, descriptors)),
-                    "sinks": len(sinks),
-                    "output": output,
-                    "terminal": terminal,
-                    "input": input_pipe,
-                    "limit": limit,
-                },
-                files,
-                again=False,
-                meanwhile=meanwhile,
-            )
+        request = {
+            "op": "launch",
+            "id": process_id,
+            "kind": kind,
+            "run_dir": os.fspath(run_dir),
+            "name": name,
+            "descriptors": list(map(int, descriptors)),
+            "sinks": len(sinks),
+            "output": output,
+            "terminal": terminal,
+            "input": input_pipe,
+            "limit": limit,
+        }
+        try:
+            with memory("kernelet-program", program.pack()) as code:
+                files = [code, report.memory, *descriptors.values(), *sinks]
+                message = self._ask_settled(request, files, again=False, meanwhile=meanwhile)
+        except BaseException:  # whose traceback would keep it open
+            report.memory.close()
+            raise
         return _launched(message), report
 
     def start(self, process_id: str) -> Launched:
