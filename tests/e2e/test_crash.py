@@ -366,7 +366,8 @@ def test_a_monitor_that_dies_while_containers_are_made(
         kubelet.remove(container)
     assert kept(daemon.paths) == had
     settled(daemon, before)
-    wait.until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) <= files, 5, f"{files} descriptors of the daemon")
+    opened = [os.readlink(f"/proc/{daemon.pid}/fd/{number}") for number in os.listdir(f"/proc/{daemon.pid}/fd")]
+    wait.until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) <= files, 5, f"{files} descriptors of the daemon: {opened}")
 
 
 def timed(act: Callable[[], object]) -> float:
