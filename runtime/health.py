@@ -27,4 +27,6 @@ def faults(store: Store, monitor: MonitorClient) -> list[str]:
     except sqlite3.Error as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
             found.append(f"database: {error}")
+    except OSError as error:
+        found.append(f"database: the disk does not take it: {error.strerror}")
     return found

@@ -1,6 +1,8 @@
-"""All sandboxes and containers, in memory for reading, on disk before anybody is told.
+"""All sandboxes and containers, in memory for reading, in the database before anybody is told.
 
 Lists and statuses are answered from here without a lock: a record is replaced, never changed in place.
+Only a removal waits for the disk.  What else is told may be lost with the power in the next milliseconds, and then it is
+what the power has ended itself: a pod or container that a kubelet does not find makes anew, or an exit code.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from runtime.errors import ContainerNotFound, InvalidArgument, NotFound, Sandbox
 from runtime.events import Change, Kind, Listener
 from runtime.journal import Journal
 from runtime.sandbox.state import Sandbox
-from runtime.store import Store
+from runtime.store import Durable, Store
 
 Record = TypeVar("Record", Sandbox, Container)
 
@@ -71,7 +73,7 @@ class Inventory:
 
     def save_sandbox(self, sandbox: Sandbox, *, finishes: str | None = None) -> None:
         """Write the record, then show it; with *finishes*, the journal's row of that act goes in the same commit."""
-        with self._store.transaction() as db:
+        with self._store.transaction(Durable.SOON) as db:
             db.execute("INSERT OR REPLACE INTO sandboxes VALUES (?, ?)", (sandbox.id, document.encode(sandbox)))
             self._finish(db, sandbox.id, finishes)
         with self._changed:
@@ -86,7 +88,7 @@ class Inventory:
 
     def save_container(self, container: Container, *, finishes: str | None = None) -> None:
         """Write the record, then show it; with *finishes*, the journal's row of that act goes in the same commit."""
-        with self._store.transaction() as db:
+        with self._store.transaction(Durable.SOON) as db:
             db.execute(
                 "INSERT OR REPLACE INTO containers VALUES (?, ?, ?)",
                 (container.id, container.sandbox_id, document.encode(container)),

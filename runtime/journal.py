@@ -11,7 +11,7 @@ import sqlite3
 import time
 from dataclasses import dataclass
 
-from runtime.store import Store
+from runtime.store import Durable, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Journal:
     def begin(self, owner: str, act: str) -> None:
         """Write that *owner* is about to *act*.
 
-        Not synced: after a power cut nothing is left in the kernel, and what is left on disk without a record has an
+        No disk is waited for: after a power cut nothing is left in the kernel, and what is left on disk without a record has an
         owner's name and is swept by it.  What others keep elsewhere (the addresses of CNI plugins) has a row of its own.
         """
-        with self._store.transaction(synced=False) as db:
+        with self._store.transaction(Durable.LATER) as db:
             db.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", (owner, act, time.time_ns()))
 
     def finish(self, db: sqlite3.Connection, owner: str, act: str) -> None:

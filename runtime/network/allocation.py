@@ -12,7 +12,7 @@ from collections.abc import Container
 from ipaddress import IPv4Address, IPv4Network
 
 from runtime.errors import AddressesExhausted
-from runtime.store import Store
+from runtime.store import Durable, Store
 
 
 def gateway_of(subnet: IPv4Network) -> IPv4Address:
@@ -42,7 +42,7 @@ class _Taken:
 
 
 class AddressPool:
-    """The addresses of one subnet, each owned by one sandbox, in the state database; not synced: links end with a boot."""
+    """The addresses of one subnet, each owned by one sandbox, in the database, not synced: links end with a boot."""
 
     def __init__(self, store: Store, subnet: IPv4Network) -> None:
         if subnet.prefixlen > 29:
@@ -53,7 +53,7 @@ class AddressPool:
 
     def allocate(self, owner: str) -> IPv4Address:
         """The address of *owner*, a new one if it has none.  Raises AddressesExhausted, naming the subnet."""
-        with self._store.transaction(synced=False) as db:
+        with self._store.transaction(Durable.LATER) as db:
             known = self.find(owner)
             if known is not None:
                 return known
@@ -68,7 +68,7 @@ class AddressPool:
 
     def release(self, owner: str) -> None:
         """Give back what *owner* has."""
-        with self._store.transaction(synced=False) as db:
+        with self._store.transaction(Durable.LATER) as db:
             db.execute("DELETE FROM addresses WHERE owner = ?", (owner,))
 
     def find(self, owner: str) -> IPv4Address | None:
