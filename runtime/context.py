@@ -13,6 +13,7 @@ from kernel.bpf import LoadedPrograms
 from kernel.cgroup import Cgroup
 from runtime.cgroups import Driver
 from runtime.errors import InvalidArgument
+from runtime.history import Scribe
 from runtime.image.store import ImageStore
 from runtime.inventory import Inventory
 from runtime.journal import Journal
@@ -46,6 +47,7 @@ class Context:
     stopping: set[str] = field(default_factory=set)
     """Sandboxes that are being stopped: nothing new is made in them."""
     device_programs: LoadedPrograms = field(default_factory=LoadedPrograms)
+    scribe: Scribe = field(default_factory=Scribe)
     closing: threading.Event = field(default_factory=threading.Event)
     """Set when the node is let go of: what waits to try again ends."""
     _guard: threading.Lock = field(default_factory=threading.Lock)

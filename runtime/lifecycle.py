@@ -222,6 +222,7 @@ def destroy(context: Context, container_id: str, cgroup: Cgroup) -> None:
     cgroup.kill()
     cgroup.remove()
     snapshot.remove(context.paths, container_id)
+    context.scribe.forget(run_dir)
     shutil.rmtree(run_dir, ignore_errors=True)
 
 
@@ -292,12 +293,11 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
                 Descriptor.OUTPUT: master,
             }
         sinks = [opened.enter_context(_open_log(container))] if container.config.log_path else []
-        names, words = names_of(spec, prepared.facts), list[str]()
+        names = names_of(spec, prepared.facts)
         launched, report = context.monitor.launch(
             container.id,
             "container",
             program,
-            meanwhile=lambda: words.extend(history.in_words(program, names)),
             run_dir=paths.run_container(container.id),
             name="kernelet:init",
             descriptors=descriptors,
@@ -311,10 +311,10 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
         if launched.failed is not None:
             outcome = report.read()
             reason = describe_failure(program, launched.failed, launched.errno, outcome.results)
-            steps = history.records(program, outcome, words)
+            steps = history.records(program, outcome, history.in_words(program, names))
             history.save_failure(paths.failures, sandbox.id, container.config.name, reason, steps)
             raise StartFailed(f"create container {container.config.name}: {reason}")
-        history.save(paths.run_container(container.id), program, report.read(), words)
+        context.scribe.note(paths.run_container(container.id), program, report.read(), names)
     return launched.pid
 
 
@@ -347,6 +347,7 @@ def _fail_start(context: Context, container: Container, errno: int) -> None:
     process = container.config.spec.process or schema.Process()
     with _files_of(context, container) as root:
         message = command_failure(process, errno, root)
+    context.scribe.settle(context.paths.run_container(container.id))
     history.note_failure(context.paths.run_container(container.id), errno)
     context.inventory.change_container(
         container.id, finished_at_ns=time.time_ns(), exit_code=START_ERROR_CODE, reason="StartError", message=message, pid=0

@@ -137,6 +137,7 @@ class Node:
             with contextlib.suppress(KerneletError):
                 self._context.cgroups.release()
         self._context.device_programs.close()
+        self._context.scribe.close()
         self._store.close()
 
     # What there is.
@@ -155,7 +156,9 @@ class Node:
 
     def history_of(self, container_id: str) -> list[history.StepRecord]:
         """What the set-up of a container really did, step by step."""
-        return history.load(self.paths.run_container(container_id))
+        run_dir = self.paths.run_container(container_id)
+        self._context.scribe.settle(run_dir)
+        return history.load(run_dir)
 
     def is_in_use(self, image_id: str) -> bool:
         """Whether a container was made from the image."""

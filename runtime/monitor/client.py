@@ -146,13 +146,12 @@ class MonitorClient:
         terminal: bool = False,
         input_pipe: bool = False,
         limit: int = 0,
-        meanwhile: Callable[[], None] = lambda: None,
     ) -> tuple[Launched, Report]:
         """Run *program*; returns when the process is created (or, for an exec, running), with its report.
 
         *descriptors* are the program's, by number; *sinks* the log file, or the files for captured
         stdout and stderr; with *output* "given", its streams are among the descriptors and the null device
-        stands for those that are not.  Nothing of them is closed here.  *meanwhile* is done while the monitor works.
+        stands for those that are not.  Nothing of them is closed here.
         """
         report = Report(len(program.all_steps))
         request = {
@@ -171,7 +170,7 @@ class MonitorClient:
         try:
             with memory("kernelet-program", program.pack()) as code:
                 files = [code, report.memory, *descriptors.values(), *sinks]
-                message = self._ask_settled(request, files, again=False, meanwhile=meanwhile)
+                message = self._ask_settled(request, files, again=False)
         except BaseException:  # whose traceback would keep it open
             report.memory.close()
             raise
@@ -254,32 +253,18 @@ class MonitorClient:
         message = self._ask({"op": "list"})
         return list(message["watched"]), [Path(path) for path in message["found"]]
 
-    def _ask_settled(
-        self,
-        message: Message,
-        files: Sequence[Fd] = (),
-        *,
-        again: bool = True,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> Message:
+    def _ask_settled(self, message: Message, files: Sequence[Fd] = (), *, again: bool = True) -> Message:
         """Ask once there is a monitor that knows its reapers; *again* when that one goes away too."""
         deadline = time.monotonic() + START_SECONDS
         while self._settled.wait(max(0.0, deadline - time.monotonic())):
             try:
-                return self._ask(message, files, meanwhile=meanwhile)
+                return self._ask(message, files)
             except MonitorLost:
                 if not again or self._closing:
                     raise
         raise MonitorLost(f"the node has had no monitor for {START_SECONDS:.0f} s; the daemon's log says why")
 
-    def _ask(
-        self,
-        message: Message,
-        files: Sequence[Fd] = (),
-        *,
-        timeout_seconds: float | None = None,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> Message:
+    def _ask(self, message: Message, files: Sequence[Fd] = (), *, timeout_seconds: float | None = None) -> Message:
         answer: Future[Message] = Future()
         with self._lock:
             connection = self._connection
@@ -298,7 +283,6 @@ class MonitorClient:
                 if self._connection is connection:
                     self._unsettle()
             raise MonitorLost(f"the monitor went away: {error.strerror}") from error
-        meanwhile()
         try:
             reply = answer.result(timeout_seconds)
         except TimeoutError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kernel.program import Flags, Program
 from runtime import history
-from tests.support import launch
+from tests.support import launch, wait
 
 
 def failing() -> Program:
@@ -49,6 +49,38 @@ def test_a_program_that_could_not_be_executed_is_noted(tmp_path: Path) -> None:
     history.note_failure(tmp_path, errno.EACCES)
     last = history.load(tmp_path)[-1]
     assert (last.result, last.is_fine) == (-errno.EACCES, False)
+
+
+def test_a_start_is_written_down_by_and_by_and_at_once_for_who_asks(tmp_path: Path) -> None:
+    program, scribe = failing(), history.Scribe()
+    outcome = launch.run(program)[0]
+    asked, waited, gone = (tmp_path / name for name in ("asked", "waited", "gone"))
+    for run_dir in (asked, waited):
+        run_dir.mkdir()
+        scribe.note(run_dir, program, outcome, {})
+    scribe.note(gone, program, outcome, {})  # has no directory: nobody's loss
+    scribe.settle(asked)
+    assert len(history.load(asked)) == 5
+    wait.until(lambda: history.load(waited), 5, "it to be quiet")
+    scribe.note(gone, program, outcome, {})
+    scribe.forget(gone)
+    scribe.note(asked, program, outcome, {})
+    (asked / history.FILE).unlink()
+    scribe.close()
+    assert len(history.load(asked)) == 5
+    assert not gone.exists()
+
+
+def test_in_a_burst_no_more_than_some_starts_wait(tmp_path: Path) -> None:
+    program, scribe = failing(), history.Scribe()
+    outcome = launch.run(program)[0]
+    places = [tmp_path / str(number) for number in range(history.MOST_WAITING + 2)]
+    for run_dir in places:
+        run_dir.mkdir()
+        scribe.note(run_dir, program, outcome, {})
+    assert all(history.load(run_dir) for run_dir in places[:2])
+    scribe.close()
+    assert all(history.load(run_dir) for run_dir in places)
 
 
 def test_the_last_failure_of_a_container_is_kept_until_its_sandbox_goes(tmp_path: Path) -> None:
