@@ -13,6 +13,7 @@ the daemon, which knows that it was shut down in order, wants to use again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -52,11 +53,16 @@ def prepare(paths: Paths, container_id: str) -> None:
 
     Only for what is not mounted: the mark of a volatile mount is what keeps a second one away.
     """
-    home = paths.container(container_id)
-    for directory in (home, home / UPPER, home / WORK):
-        directory.mkdir(mode=0o700, exist_ok=True)
-    with open_path(home / WORK, os.O_RDONLY | os.O_DIRECTORY) as work:
-        _remove_below(work, VOLATILE_MARK)
+    home = os.fspath(paths.container(container_id))
+    work = f"{home}/{WORK}"
+    for directory in (home, f"{home}/{UPPER}"):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+    try:
+        os.mkdir(work, 0o700)
+    except FileExistsError:
+        with open_path(work, os.O_RDONLY | os.O_DIRECTORY) as used:
+            _remove_below(used, VOLATILE_MARK)
 
 
 def mount(

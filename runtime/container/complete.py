@@ -24,7 +24,7 @@ def complete_spec(paths: Paths, sandbox: Sandbox, container: Container, root: Fd
 
     The user that is found is written down in *container*.
     """
-    spec = msgspec.convert(msgspec.to_builtins(container.config.spec), schema.Spec)
+    spec = _own(container.config.spec)
     if spec.process is None:
         raise InvalidSpec("process: a container needs a process to be started")
     container.user, container.home = resolve_user(root, container.config)
@@ -39,6 +39,15 @@ def complete_spec(paths: Paths, sandbox: Sandbox, container: Container, root: Fd
         _show_all_cgroups(spec.mounts)
     spec.linux.cgroups_path = container.cgroup
     return spec
+
+
+def _own(spec: schema.Spec) -> schema.Spec:
+    """A copy whose process, linux and mounts can be written anew; what is below them is the record's (a profile of
+    seccomp has hundreds of rules), and nobody changes that.
+    """
+    copy = msgspec.structs.replace
+    process = None if spec.process is None else copy(spec.process)
+    return copy(spec, process=process, linux=copy(spec.linux), mounts=[copy(mount) for mount in spec.mounts])
 
 
 def with_home(env: list[str], home: str) -> list[str]:
