@@ -42,12 +42,12 @@ def complete_spec(paths: Paths, sandbox: Sandbox, container: Container, root: Fd
 
 
 def _own(spec: schema.Spec) -> schema.Spec:
-    """A copy whose process, linux and mounts can be written anew; what is below them is the record's (a profile of
-    seccomp has hundreds of rules), and nobody changes that.
-    """
-    copy = msgspec.structs.replace
-    process = None if spec.process is None else copy(spec.process)
-    return copy(spec, process=process, linux=copy(spec.linux), mounts=[copy(mount) for mount in spec.mounts])
+    """A copy that may be changed, all but its seccomp profile: that has hundreds of rules, and stays as it is."""
+    linux = spec.linux
+    bare = msgspec.structs.replace(spec, linux=msgspec.structs.replace(linux, seccomp=None))
+    copy = msgspec.convert(msgspec.to_builtins(bare), schema.Spec)
+    copy.linux.seccomp = linux.seccomp
+    return copy
 
 
 def with_home(env: list[str], home: str) -> list[str]:

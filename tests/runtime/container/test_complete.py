@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from kernel.fd import Fd, open_path
-from runtime.container import ground_mounts
 from runtime.container.complete import complete_spec, with_home
 from runtime.container.config import ContainerConfig
 from runtime.container.state import Container
@@ -154,13 +153,3 @@ def test_home_is_given_to_who_has_none(env: list[str], expected: list[str]) -> N
     assert with_home(given, "/x") == expected
     assert given == env
     assert os.environ.get("HOME") != "/x"
-
-
-def test_the_record_keeps_what_was_asked_for(root: Fd) -> None:
-    record = container()
-    record.config.spec.mounts[0].destination += "/"
-    asked = msgspec.json.encode(record.config.spec)
-    spec = complete_spec(PATHS, sandbox(), record, root, None)
-    ground_mounts.settle(spec, None, None)
-    spec.linux.devices, spec.process = [], None
-    assert msgspec.json.encode(record.config.spec) == asked
