@@ -7,16 +7,19 @@ What comes from the host arrives as a descriptor of a detached mount that was op
 from __future__ import annotations
 
 import errno
+import os
 
 from kernel.program import Flags, Program, Slot
 from runtime.container import rootfs_mounts
 from runtime.container.descriptors import FIRST_OPENED, Descriptor
 from runtime.container.facts import Facts, OpenedMount
 from runtime.container.options import parse_options
-from runtime.container.rootfs_paths import EMPTY, HERE, find, make_directory, make_file, set_attributes
+from runtime.container.rootfs_paths import DIRECTORY, EMPTY, HERE, INTO, find, make_directory, make_file, set_attributes
 from runtime.errors import InvalidSpec
-from runtime.spec import schema
+from runtime.spec import defaults, schema
 
+#: What is nearly always hidden or write-protected in a procfs: of these none is a link, nor has one on the way.
+IN_PROCFS = frozenset(path for path in (*defaults.MASKED_PATHS, *defaults.READONLY_PATHS) if path.startswith("/proc/"))
 _PROPAGATIONS = ("private", "slave", "shared", "unbindable")
 
 
@@ -170,8 +173,9 @@ def protect(steps: Program, spec: schema.Spec, facts: Facts) -> None:
             set_attributes(steps, made, add=("MOUNT_ATTR_RDONLY",), why=f"{mount.destination} is read-only from now on")
     if facts.readonly_root:
         set_attributes(steps, facts.root, add=("MOUNT_ATTR_RDONLY",), why="the root is read-only from now on")
+    procfs = _find_procfs(steps, spec, facts)
     for path in spec.linux.readonly_paths:
-        _write_protect(steps, facts, path)
+        _write_protect(steps, facts, path, procfs)
     in_use: set[bool] = set()
     spares = list(facts.more_null_devices)
     # Those first of which it is known that they are there: what covers them can be copied on any kernel from then on.
@@ -179,18 +183,41 @@ def protect(steps: Program, spec: schema.Spec, facts: Facts) -> None:
         for kind in (True, False) if is_directory is None else (is_directory,):
             is_first, is_known = kind not in in_use, is_directory is not None
             spare = spares.pop() if spares and not (kind or is_first or is_known) else None
-            _mask(steps, facts, path, is_directory=kind, is_first=is_first, is_known=is_known, spare=spare)
+            at = procfs if is_known and path in IN_PROCFS else None
+            _mask(steps, facts, path, at, is_directory=kind, is_first=is_first, is_known=is_known, spare=spare)
             if is_directory is not None or not kind:  # an empty directory that may have covered nothing is not used again
                 in_use.add(kind)
     _set_propagation(steps, spec.linux.rootfs_propagation)
 
 
+def _find_procfs(steps: Program, spec: schema.Spec, facts: Facts) -> Slot | None:
+    """The container's own procfs, where it spares looking for things one by one (3 µs each); None elsewhere."""
+    there = [mount for mount in spec.mounts if mount.destination == "/proc"]
+    known = {path for path, kind in facts.masked if kind is not None}
+    if not there or there[-1].type != "proc" or IN_PROCFS.isdisjoint({*spec.linux.readonly_paths, *known}):
+        return None
+    return find(steps, HERE, "/proc", store="procfs", flags=DIRECTORY)
+
+
 def _mask(
-    steps: Program, facts: Facts, path: str, *, is_directory: bool, is_first: bool, is_known: bool, spare: int | None
+    steps: Program,
+    facts: Facts,
+    path: str,
+    procfs: Slot | None,
+    *,
+    is_directory: bool,
+    is_first: bool,
+    is_known: bool,
+    spare: int | None,
 ) -> None:
-    """Hide *path*, by *spare* if that is given.  When it is not known what it is, or whether it is, a directory is tried
-    first and then a file.
+    """Hide *path*, which is in *procfs* if that is given, by *spare* if that is.
+
+    When it is not known what it is, or whether it is, a directory is tried first and then a file.
     """
+    if procfs is not None:
+        cover = _cover(steps, facts, path, is_directory=is_directory, is_first=is_first)
+        steps.call("move_mount", cover, "", procfs, os.path.basename(path), INTO, why=f"hide {path}")
+        return
     flags = ("O_PATH", "O_CLOEXEC", *(("O_DIRECTORY",) if is_directory and not is_known else ()))
     absent = () if is_known else (errno.ENOENT, errno.ENOTDIR)
     target = find(steps, HERE, path, store="masked", flags=flags, tolerate=absent)
@@ -213,16 +240,22 @@ def _cover(steps: Program, facts: Facts, path: str, *, is_directory: bool, is_fi
     return facts.null_device if is_first else _copy(steps, facts.null_device, f"another view of /dev/null for {path}")
 
 
-def _write_protect(steps: Program, facts: Facts, path: str) -> None:
+def _write_protect(steps: Program, facts: Facts, path: str, procfs: Slot | None) -> None:
     absent = (errno.ENOENT, errno.ENOTDIR)
     if not path.strip("/"):  # a second mount over / would be above this process, not before it
         set_attributes(steps, facts.root, add=("MOUNT_ATTR_RDONLY",), recursive=True, why="/ and all below it is read-only")
         return
-    target = find(steps, HERE, path, store="protected", flags=("O_PATH", "O_CLOEXEC"), tolerate=absent)
-    flags = Flags(("OPEN_TREE_CLONE", "OPEN_TREE_CLOEXEC", "AT_EMPTY_PATH", "AT_RECURSIVE"))
-    copy = steps.call("open_tree", target, "", flags, store="copy", why=f"a second mount of {path} and all below it")
+    why, flags = f"a second mount of {path} and all below it", ("OPEN_TREE_CLONE", "OPEN_TREE_CLOEXEC", "AT_RECURSIVE")
+    if procfs is not None and path in IN_PROCFS:
+        target, name, how = procfs, os.path.basename(path), INTO
+        whole = Flags((*flags, "AT_SYMLINK_NOFOLLOW"))
+        copy = steps.call("open_tree", procfs, name, whole, store="copy", tolerate=absent, why=why)
+    else:
+        target = find(steps, HERE, path, store="protected", flags=("O_PATH", "O_CLOEXEC"), tolerate=absent)
+        copy = steps.call("open_tree", target, "", Flags((*flags, "AT_EMPTY_PATH")), store="copy", why=why)
+        name, how = "", EMPTY
     set_attributes(steps, copy, add=("MOUNT_ATTR_RDONLY",), recursive=True, why="read-only, with every mount below")
-    steps.call("move_mount", copy, "", target, "", EMPTY, why=f"put it over {path}")
+    steps.call("move_mount", copy, "", target, name, how, why=f"put it over {path}")
 
 
 def _set_propagation(steps: Program, wanted: str) -> None:

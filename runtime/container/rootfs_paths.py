@@ -15,6 +15,7 @@ from kernel.program import Flags, Program, Slot, Words
 HERE = Flags(("AT_FDCWD",))
 DIRECTORY = ("O_PATH", "O_DIRECTORY", "O_CLOEXEC")
 EMPTY = Flags(("MOVE_MOUNT_F_EMPTY_PATH", "MOVE_MOUNT_T_EMPTY_PATH"))
+INTO = Flags(("MOVE_MOUNT_F_EMPTY_PATH",))
 _IN_ROOT = ("RESOLVE_IN_ROOT", "RESOLVE_NO_MAGICLINKS")
 
 
