@@ -122,7 +122,7 @@ class Tree:
         path = path.rstrip("/") or "/"
         layer = self.on_top(path)
         if layer.file is None:
-            return self._straight_in_kernel(path, layer) if follow and looks else None
+            return self._straight_in_kernel(path, layer) if follow and looks else _known_place(path, layer)
         if path == layer.prefix[:-1] or path == "/":
             return Place(path, layer, *_look(layer.file))
         try:
@@ -242,6 +242,14 @@ class Tree:
                 # What has another name as well is not what was made here: somebody put it there since.
                 if self._owner is not None and is_new and (directory or status.st_nlink == 1):
                     os.chown(f"/proc/self/fd/{made.fileno()}", *self._owner)
+
+
+def _known_place(path: str, layer: Layer) -> Place | None:
+    """The same in a file system that does not exist yet, where that takes no walk."""
+    if path == layer.prefix[:-1] or path in layer.made:
+        return Place(path, layer, layer.made.get(path, True))
+    is_plain = layer.type in _OF_THE_KERNEL and "/." not in path and "//" not in path
+    return Place(path, layer, None) if is_plain else None
 
 
 def _look(file: Fd) -> tuple[bool, int]:
