@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from kernel.fd import Fd, take_from
 from runtime.container.descriptors import Descriptor
 from runtime.monitor.launch import RUNNER_NAME
 from runtime.monitor.watch import Kind, Watch
+
+#: Below the run directory of a daemon, those of containers and pods, by their ids (``runtime.paths``).
+CONTAINERS = "containers"
 
 
 @dataclass(slots=True)
@@ -32,6 +36,7 @@ class Found:
 def find_reapers(run_dir: Path) -> dict[Path, Found]:
     """Every reaper whose process's run directory lies below *run_dir*, by that directory."""
     found: dict[Path, Found] = {}
+    ids = set(os.listdir(run_dir / CONTAINERS)) if (run_dir / CONTAINERS).is_dir() else set()
     for pid in process.all_pids():
         if not _is_runner(pid) or _is_runner(process.parent_of(pid)):
             continue
@@ -40,7 +45,7 @@ def find_reapers(run_dir: Path) -> dict[Path, Found]:
         except ProcessLookupError:
             continue
         served = _served_by(pid)
-        if served is not None and _is_runner(pid) and served.is_relative_to(run_dir) and _has_our_rights(pid):
+        if served is not None and _is_runner(pid) and served.is_relative_to(run_dir) and _is_ours(pid, ids):
             found[served] = Found(pid, pidfd, served)
         else:
             pidfd.close()
@@ -79,17 +84,33 @@ def take_over(found: Found, watch_id: str, kind: Kind) -> tuple[Watch, dict[int,
     return watch, ends
 
 
-def _has_our_rights(pid: int) -> bool:
-    """Whether *pid* is in our user namespace and may administer it, as a reaper is and may.
+def _is_ours(pid: int, ids: Collection[str]) -> bool:
+    """Whether *pid* is a process of ours and no impostor, a container's or of some other user.
 
     A container can execute a memfd of the runner's name, with a directory of its own that has the path of another
-    container's; but not with these rights, or it needs no tricks.
+    container's; but not with CAP_SYS_ADMIN in our user namespace, or it needs no tricks.  Those of a pod with users of
+    its own are in its user namespace, where anybody has all capabilities who is in one that he has made: they are of
+    our user all the same, and in no cgroup that is named by one of the *ids* of containers, which these cannot leave.
     """
     try:
-        in_ours = os.stat(f"/proc/{pid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino
-        return in_ours and bool(sets_of(pid).effective & mask_of(["CAP_SYS_ADMIN"]))
+        if not sets_of(pid).effective & mask_of(["CAP_SYS_ADMIN"]):
+            return False
+        if os.stat(f"/proc/{pid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino:
+            return True
+        return _user_of(pid) == os.getuid() and ids.isdisjoint(_cgroup_of(pid).split("/"))
     except OSError:
         return False
+
+
+def _user_of(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(errors="surrogateescape").splitlines()
+    return int(next(line for line in lines if line.startswith("Uid:")).split()[1])
+
+
+def _cgroup_of(pid: int) -> str:
+    """Its path in the v2 tree."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines()
+    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")
 
 
 def _is_runner(pid: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from kernel.errors import failure
 from runtime.errors import InvalidArgument, Unsupported
 from runtime.node import Node
 from runtime.sandbox.config import Mode
+from runtime.sandbox.state import SandboxState
 from runtime.spec import schema
 from runtime.spec.schema import IdMapping
-from tests.support import wishes
+from tests.support import wait, wishes
 from tests.support.requires import requires
 
 pytestmark = requires("root", "cgroup2", "busybox", "id-mapping")
@@ -54,6 +56,26 @@ def test_root_of_a_pod_is_nobody_to_the_node(node: Node, tmp_path: Path, pid: Mo
         assert os.readlink(f"/proc/{process}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
 
 
+@pytest.mark.parametrize("pid", ["container", "pod"])
+def test_such_a_pod_outlives_the_monitor(node: Node, tmp_path: Path, pid: Mode) -> None:
+    pod = node.run_sandbox(wishes.sandbox(pid=pid, **USERS))
+    config = wishes.container(
+        ["sh", "-c", "trap 'echo end; exit 3' TERM; while :; do sleep 0.01; done"], pid=pid, log=tmp_path / "log"
+    )
+    container, created = wishes.run(node, pod, config), node.create_container(pod, wishes.container(["true"], pid=pid))
+    output(node, container, "true")
+    old = node.monitor_pid
+    os.kill(old, signal.SIGKILL)
+    monitor = node._context.monitor
+    wait.until(lambda: monitor.is_settled and node.monitor_pid != old, 10, "another monitor")
+    assert output(node, container, "echo here") == ["here"]
+    node.stop_container(container, 10)
+    assert (wishes.finish(node, container), wishes.lines(tmp_path / "log")) == (3, ["end"])
+    node.start_container(created)
+    assert wishes.finish(node, created) == 0
+    assert node.find_sandbox(pod).state is SandboxState.READY
+
+
 def test_files_of_the_image_and_new_ones_are_the_pods_own(node: Node, tmp_path: Path) -> None:
     pod = node.run_sandbox(wishes.sandbox(**USERS))
     container = wishes.run(node, pod, wishes.container(["sleep", "100"]))
@@ -74,9 +96,7 @@ def test_a_volume_is_seen_through_the_pods_users(node: Node, tmp_path: Path) -> 
     config = wishes.container(["sleep", "100"])
     rights = ["rbind", "rw", "rprivate"]
     config.spec.mounts += [
-        schema.Mount(
-            destination="/mapped", type="bind", source=str(tmp_path / "mapped"), options=[*rights, "ridmap"], **USERS
-        ),
+        schema.Mount(destination="/mapped", type="bind", source=str(tmp_path / "mapped"), options=[*rights, "ridmap"], **USERS),
         schema.Mount(destination="/plain", type="bind", source=str(tmp_path / "plain"), options=rights),
     ]
     pod = node.run_sandbox(wishes.sandbox(**USERS))

@@ -10,19 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from kernel.cgroup import Cgroup
 from kernel.program import Program, Vector
 from runtime.container import process, reaper
 from runtime.monitor import adopt
 from runtime.monitor.client import MonitorClient
 from runtime.paths import Paths
-from tests.support import wait
+from tests.support import cgroup, wait
 from tests.support.requires import requires
 
-pytestmark = requires("root", "busybox")
+pytestmark = requires("root", "busybox", "cgroup2")
 
-#: Executes busybox from a memfd with the runner's name, descriptor 9 being a directory; as root, with fewer rights or all.
+#: Executes busybox from a memfd with the runner's name, descriptor 9 being a directory; as root, with fewer rights or all,
+#: or all in a user namespace of its own, as root or somebody else.
 FAKE = """
 import os, sys, prctl
+from kernel import namespace
 name, directory, rights = sys.argv[1:]
 image = os.memfd_create(name, 0)
 os.sendfile(image, os.open("/bin/busybox", os.O_RDONLY), 0, 1 << 30)
@@ -30,6 +33,13 @@ os.dup2(os.open(directory, os.O_RDONLY), 9)
 os.set_inheritable(9, True)
 if rights == "few":
     prctl.capbset.limit()
+if rights == "another user's":
+    os.setresuid(1000, 1000, 1000)
+    prctl.set_dumpable(True)
+if rights not in ("few", "all"):
+    user = os.geteuid()
+    namespace.unshare(namespace.FLAGS["user"])
+    open("/proc/self/uid_map", "w").write(f"0 {user} 1")
 os.execve(image, ["sleep", "100"], {})
 """
 
@@ -95,6 +105,27 @@ def test_what_would_be_found_with_our_rights(paths: Paths, fake: Fake) -> None:
     started = fake("kernelet-runner", paths.run_container("victim"), "all")
     assert found(paths) == [paths.run_container("victim")]
     end(started)
+
+
+def test_one_of_our_user_in_a_pods_user_namespace_is_found(paths: Paths, fake: Fake) -> None:
+    started = fake("kernelet-runner", paths.run_container("victim"), "its own")
+    assert found(paths) == [paths.run_container("victim")]
+    end(started)
+
+
+def test_one_in_a_containers_cgroup_or_of_another_user_is_none(paths: Paths, fake: Fake) -> None:
+    """In a user namespace that he has made, anybody has all rights."""
+    other = fake("kernelet-runner", paths.run_container("victim"), "another user's")
+    paths.run_container("attacker").mkdir()
+    place = Cgroup(cgroup.ROOT / "pod" / "attacker")
+    place.create()
+    started = fake("kernelet-runner", paths.run_container("victim"), "its own")
+    place.write("cgroup.procs", str(started.pid))
+    assert found(paths) == []
+    end(other)
+    end(started)
+    place.remove()
+    place.path.parent.rmdir()
 
 
 @pytest.mark.parametrize(("name", "place"), [("another", "inside"), ("kernelet-runner", "outside")])
