@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def take_over(found: Found, watch_id: str, kind: Kind) -> tuple[Watch, dict[int,
     return watch, ends
 
 
-def _is_ours(pid: int, ids: Collection[str]) -> bool:
+def _is_ours(pid: int, ids: set[str]) -> bool:
     """Whether *pid* is a process of ours and no impostor, a container's or of some other user.
 
     A container can execute a memfd of the runner's name, with a directory of its own that has the path of another

@@ -252,7 +252,7 @@ class MonitorClient:
 
     def known(self) -> tuple[list[str], list[Path]]:
         """The ids that the monitor watches, and the run directories of reapers that nobody has claimed."""
-        message = self._ask({"op": "list"})
+        message = self._ask_settled({"op": "list"})
         return list(message["watched"]), [Path(path) for path in message["found"]]
 
     def _ask_settled(self, message: Message, files: Sequence[Fd] = (), *, again: bool = True) -> Message:

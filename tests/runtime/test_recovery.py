@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
 
+from kernel import process
 from runtime.container.state import Container
+from runtime.network.selection import SelectedNetwork
 from runtime.node import Node
 from runtime.sandbox.state import Sandbox, SandboxState
 from tests.support import wait, wishes
@@ -77,3 +79,21 @@ def test_a_pause_that_dies_while_there_is_no_monitor(node: Node) -> None:
     wait.until((node.paths.run_container(pod) / "exit").exists)
     os.kill(monitor, signal.SIGKILL)
     wait.until(lambda: node.find_sandbox(pod).state is SandboxState.NOT_READY, 10, "the pod to be stopped")
+
+
+def test_a_monitor_that_dies_while_a_node_starts(make_node: Callable[[], Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = SelectedNetwork.sweep
+
+    def late(network: SelectedNetwork, alive: Collection[Sandbox]) -> None:
+        sweep(network, alive)
+        [pid] = [pid for pid in process.all_pids() if is_monitor(pid)]
+        os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(SelectedNetwork, "sweep", late)
+    node = make_node()
+    assert node.faults() == []
+
+
+def is_monitor(pid: int) -> bool:
+    """Whether it is the monitor of this process."""
+    return process.parent_of(pid) == os.getpid() and b"runtime.monitor" in Path(f"/proc/{pid}/cmdline").read_bytes()
