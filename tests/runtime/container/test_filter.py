@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import socket
 import struct
 import threading
@@ -152,7 +153,9 @@ class Agent:
                 self._answer(listener)
 
     def _answer(self, listener: Fd) -> None:
-        while True:
+        events = select.poll()
+        events.register(listener.fileno(), select.POLLIN)
+        while events.poll()[0][1] & select.POLLIN:  # else nobody has the filter any more, which RECEIVE tells since Linux 6.11
             request = bytearray(80)
             try:
                 fcntl.ioctl(listener.fileno(), RECEIVE, request)
