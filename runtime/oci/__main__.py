@@ -19,6 +19,11 @@ if sys.flags.no_site:
     libraries = f"{dirname(dirname(sys.executable))}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     sys.path += [here] if here == libraries else [here, libraries]
 
+    from runtime.oci.library import PLACE, Library
+
+    library = Library(f"{here}/runtime/oci")
+    sys.meta_path.insert(PLACE, library)
+
     from runtime.oci.lean import import_lean
 
     import_lean()  # before anything imports them its own way
@@ -30,6 +35,8 @@ def end(code: int) -> None:
     """End the process as it is: descriptors and memory are the kernel's to give back."""
     try:
         sys.stdout.flush()
+        if sys.flags.no_site:
+            library.keep()
     finally:  # also when nobody reads it any more
         os._exit(code)
 
