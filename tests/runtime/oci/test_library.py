@@ -137,3 +137,12 @@ def test_no_descriptor_stays_open(directory: Path) -> None:
     script = SCRIPT.format(tree=str(TREE), directory=str(directory)) + "import os; print(os.listdir('/proc/self/fd'))"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "['0', '1', '2', '3']", "3 is the listing itself"
+
+
+def test_what_replaced_the_file_is_not_read_by_the_old_index(directory: Path) -> None:
+    imported(directory)
+    (directory / "other").write_bytes(bytes((directory / KEPT).stat().st_size))
+    replace = f"import os; os.rename({str(directory / 'other')!r}, {str(directory / KEPT)!r})"
+    script = SCRIPT.format(tree=str(TREE), directory=str(directory)).replace("import subject", f"{replace}\nimport subject")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("1 "), "from its .pyc"
