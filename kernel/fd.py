@@ -108,6 +108,17 @@ def take_from(pidfd: Fd, number: int) -> Fd:
     return Fd(check(lib.linux_pidfd_getfd(pidfd.fileno(), number, 0), "pidfd_getfd", f"descriptor {number}"))
 
 
+def leave_table() -> None:
+    """Give the calling thread a table of descriptors of its own, with 0 to 2 in it and nothing else (Linux 5.9).
+
+    From then on a number means one file to this thread and another, or none, to all others: an ``Fd`` must be closed
+    by the thread that opened it.  What is theirs is had by ``take_from`` a pidfd of the process.
+    """
+    from kernel.errors import check
+
+    check(lib.linux_close_range(3, 0xFFFFFFFF, lib.CLOSE_RANGE_UNSHARE), "close_range")
+
+
 def tee(source: Fd | int, target: Fd | int, length: int) -> int:
     """Copy up to *length* bytes from one pipe to another without consuming them; -1 when there are none now."""
     from errno import EAGAIN

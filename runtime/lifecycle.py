@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
-import os
 import shutil
 import signal
-import stat
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from kernel.cgroup import Cgroup
-from kernel.fd import Fd, open_path
+from kernel.fd import Fd
 from runtime import history, image_files, pod_hooks, snapshot
 from runtime.container import apparmor, device_filter, ground, init, resources
 from runtime.container.complete import complete_spec
@@ -40,12 +38,12 @@ from runtime.errors import (
     InvalidArgument,
     KerneletError,
     MonitorLost,
-    NotReady,
     SandboxNotReady,
     StartFailed,
     TimedOut,
     WrongState,
 )
+from runtime.log_opener import Log, LogAwaited, open_log, open_new_log
 from runtime.monitor.client import Exited
 from runtime.sandbox.state import Sandbox, SandboxState
 from runtime.spec import schema
@@ -155,8 +153,8 @@ def reopen_log(context: Context, container_id: str) -> None:
     """Go on in a new file at the log's path; when this returns nothing more goes to the old one."""
     container = context.inventory.find_container(container_id)
     container.require_running("reopen log")
-    with open_log(container.config.log_path) as file:
-        context.monitor.reopen_log(container.id, file)
+    with open_log(container.config.log_path) as log:
+        context.monitor.reopen_log(container.id, [log.file], log.device)
 
 
 def take_over(context: Context, container: Container, *, settled: bool = False) -> Exited | None:
@@ -167,17 +165,28 @@ def take_over(context: Context, container: Container, *, settled: bool = False) 
     run_dir = context.paths.run_container(container.id)
     with contextlib.ExitStack() as opened:
         sinks: list[Fd] = []
+        device, awaited = 0, False
         if container.config.log_path:
-            with contextlib.suppress(OSError):  # its directory is gone: drain without a log
-                sinks.append(opened.enter_context(open_log(container.config.log_path)))
+            try:
+                log = opened.enter_context(open_log(container.config.log_path, partial(_bring_log, context, container.id)))
                 # A kill in the middle of an entry, a rotation, and now: the beginning is in a file of another name.
-                place = os.path.dirname(container.config.log_path)
-                sinks.append(opened.enter_context(open_path(place, os.O_RDONLY | os.O_DIRECTORY)))
+                sinks, device = [log.file, log.directory], log.device
+            except LogAwaited:
+                awaited = True
+            except OSError:  # its directory is gone: drain without a log
+                pass
         standing = context.monitor.adopt(
-            container.id, "container", run_dir=run_dir, sinks=sinks, terminal=container.config.tty, settled=settled
+            container.id,
+            "container",
+            run_dir=run_dir,
+            sinks=sinks,
+            terminal=container.config.tty,
+            settled=settled,
+            device=device,
+            awaited=awaited,
         )
     if standing.state == "ended":
-        return Exited(container.id, standing.code, standing.at_ns)
+        return Exited(container.id, standing.code, standing.at_ns, standing.log_is_behind)
     if standing.state is None:
         return _end_without_reaper(container, run_dir)
     if standing.state == "running" and not container.started_at_ns:
@@ -186,6 +195,12 @@ def take_over(context: Context, container: Container, *, settled: bool = False) 
         # The start was written down and not done: the daemon was killed between the two, and nobody was told.
         context.inventory.change_container(container.id, started_at_ns=0)
     return None
+
+
+def _bring_log(context: Context, container_id: str, log: Log) -> None:
+    """Its disk answers again: let the output of a container go on that has waited since it was taken over."""
+    with contextlib.suppress(ProcessLookupError, MonitorLost, OSError):
+        context.monitor.reopen_log(container_id, [log.file, log.directory], log.device)
 
 
 def _end_without_reaper(container: Container, run_dir: Path) -> Exited | None:
@@ -224,27 +239,6 @@ def destroy(context: Context, container_id: str, cgroup: Cgroup) -> None:
     snapshot.remove(context.paths, container_id)
     context.scribe.forget(run_dir)
     shutil.rmtree(run_dir, ignore_errors=True)
-
-
-def open_log(path: str) -> Fd:
-    """The log file at *path*, to append to, with its directory made; raises OSError when it cannot be made.
-
-    A regular file and nothing else: pods that collect logs can write where logs are, and a FIFO there would stop the
-    monitor, and with it everybody's logs.
-    """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open_path(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "a log must be a regular file", path)
-        return Fd(file.detach())
-
-
-def _open_log(container: Container) -> Fd:
-    try:
-        return open_log(container.config.log_path)
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise NotReady(f"create container {container.config.name}: log {container.config.log_path}: {why}") from error
 
 
 def _find_attempt(context: Context, sandbox_id: str, config: ContainerConfig) -> Container | None:
@@ -292,7 +286,7 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
                 Descriptor.STDERR: slave,
                 Descriptor.OUTPUT: master,
             }
-        sinks = [opened.enter_context(_open_log(container))] if container.config.log_path else []
+        log = opened.enter_context(open_new_log(container)) if container.config.log_path else None
         names = names_of(spec, prepared.facts)
         launched, report = context.monitor.launch(
             container.id,
@@ -301,7 +295,8 @@ def _launch(context: Context, sandbox: Sandbox, container: Container, lower: lis
             run_dir=paths.run_container(container.id),
             name="kernelet:init",
             descriptors=descriptors,
-            sinks=sinks,
+            sinks=[log.file] if log else [],
+            device=log.device if log else 0,
             terminal=container.config.tty,
             input_pipe=container.config.stdin and not container.config.tty,
         )

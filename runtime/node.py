@@ -39,8 +39,9 @@ from runtime.image.records import Usage
 from runtime.image.store import ImageStore
 from runtime.inventory import Inventory
 from runtime.journal import Journal
+from runtime.log_opener import LOOK
 from runtime.monitor.client import Exited, MonitorClient
-from runtime.monitor.log_file import Gap
+from runtime.monitor.log_file import Gap, Hang
 from runtime.network import capabilities
 from runtime.network.bridge import SUBNET, BridgeNetwork
 from runtime.network.cni import CniNetwork
@@ -88,7 +89,7 @@ class Node:
             CniNetwork(self._store, directory=network.config_directory, programs=network.program_directories),
         )
         self._exits: queue.SimpleQueue[Exited | None] = queue.SimpleQueue()
-        monitor = MonitorClient(paths, on_exit=self._exits.put, on_lost=self._replace_monitor, on_gap=_say_gap)
+        monitor = MonitorClient(paths, on_exit=self._exits.put, on_lost=self._replace_monitor, on_gap=_say_gap, on_hang=_say_hang)
         tree = find_tree()
         self._context = Context(
             paths,
@@ -320,3 +321,14 @@ def _say_gap(container_id: str, gap: Gap) -> None:
     else:
         text = "container %s: its log is written again; %d entries (%d bytes) were lost"
         logger.warning(text, container_id[:13], gap.lines, gap.bytes)
+
+
+def _say_hang(hang: Hang) -> None:
+    """To the log as well; the containers wait when their pipes are full, and all that is on other disks goes on."""
+    names = ", ".join(each[:13] for each in hang.ids) or "none"
+    if hang.seconds:
+        logger.warning("the disk of logs answers again after %d s; nothing of the logs is lost: %s", hang.seconds, names)
+    else:
+        logger.warning(
+            "the disk of logs does not answer, and these containers wait for it when they write: %s; %s", names, LOOK
+        )

@@ -20,6 +20,7 @@ from runtime.container.state import ContainerState
 from runtime.context import Context
 from runtime.errors import ContainerNotFound, KerneletError, MonitorLost
 from runtime.journal import Intent
+from runtime.log_opener import LOOK
 from runtime.monitor.client import Exited
 from runtime.monitor.launch import RUNNER_NAME
 from runtime.sandbox import leftovers, namespaces
@@ -27,6 +28,8 @@ from runtime.sandbox import lifecycle as sandbox_lifecycle
 from runtime.sandbox.state import Sandbox, SandboxState
 
 logger = logging.getLogger(__name__)
+
+LOG_IS_BEHIND = f"what it said last is written when that answers again; {LOOK}"
 
 
 def recover(context: Context) -> None:
@@ -201,6 +204,9 @@ def record_exit(context: Context, exited: Exited) -> None:
     code = 255 if exited.code is None else exited.code
     reason = "OOMKilled" if was_out_of_memory else "Unknown" if exited.code is None else "Error" if code else "Completed"
     message = "its end was not seen: its reaper was killed" if exited.code is None else ""
+    if exited.log_is_behind:
+        message = "; ".join(filter(None, (message, f"the disk of its log {container.config.log_path} hangs: {LOG_IS_BEHIND}")))
+        logger.warning("container %s has ended; %s", container.id[:13], message)
     with contextlib.suppress(ContainerNotFound):  # it was removed meanwhile
         context.inventory.change_container(
             container.id,

@@ -1,4 +1,4 @@
-"""``python -I -m runtime.monitor RUN_DIR``: one per node, single-threaded, outlives the daemon, may die at any time.
+"""``python -I -m runtime.monitor RUN_DIR``: one per node, outlives the daemon, may die at any time.
 
 Imports the standard library and kernel/ only: what is not imported need not be kept in memory for
 the life of every container (8.6 MB in all for 200 of them; one shim each would be 455).

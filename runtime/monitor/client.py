@@ -26,7 +26,7 @@ from kernel.program import Program
 from kernel.report import Report
 from runtime.errors import MonitorLost
 from runtime.monitor import peer, protocol
-from runtime.monitor.log_file import Gap
+from runtime.monitor.log_file import Gap, Hang
 from runtime.monitor.protocol import Message
 from runtime.paths import Paths
 
@@ -37,11 +37,12 @@ Answer = queue.SimpleQueue[Message | None]
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A process ended; every byte of its output is where it belongs.  *code* None: nobody saw how."""
+    """A process ended; its output is where it belongs, or its *log_is_behind*.  *code* None: nobody saw how."""
 
     id: str
     code: int | None
     at_ns: int
+    log_is_behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Standing:
     pid: int
     code: int | None
     at_ns: int
+    log_is_behind: bool = False
 
 
 class MonitorClient:
@@ -73,11 +75,13 @@ class MonitorClient:
         on_exit: Callable[[Exited], None],
         on_lost: Callable[[], None],
         on_gap: Callable[[str, Gap], None] = lambda _id, _gap: None,
+        on_hang: Callable[[Hang], None] = lambda _: None,
     ) -> None:
         self._paths = paths
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._on_gap = on_gap
+        self._on_hang = on_hang
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._settled = threading.Event()
@@ -123,8 +127,7 @@ class MonitorClient:
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
         if end_monitor and self._child is not None:
-            os.kill(self._child, 9)
-            process.reap(self._child)
+            peer.end(self._child)
 
     @property
     def pid(self) -> int:
@@ -148,10 +151,11 @@ class MonitorClient:
         terminal: bool = False,
         input_pipe: bool = False,
         limit: int = 0,
+        device: int = 0,
     ) -> tuple[Launched, Report]:
         """Run *program*; returns when the process is created (or, for an exec, running), with its report.
 
-        *descriptors* are the program's, by number; *sinks* the log file, or the files for captured
+        *descriptors* are the program's, by number; *sinks* the log file, on the file system *device*, or the files for captured
         stdout and stderr; with *output* "given", its streams are among the descriptors and the null device
         stands for those that are not.  Nothing of them is closed here.
         """
@@ -168,6 +172,7 @@ class MonitorClient:
             "terminal": terminal,
             "input": input_pipe,
             "limit": limit,
+            "device": device,
         }
         try:
             with memory("kernelet-program", program.pack()) as code:
@@ -186,9 +191,12 @@ class MonitorClient:
         """Signal the process; False when it has ended."""
         return bool(self._ask_settled({"op": "signal", "id": process_id, "signal": number}).get("delivered", False))
 
-    def reopen_log(self, process_id: str, file: Fd) -> None:
-        """Go on in *file*; when this returns, nothing more goes to the old one."""
-        self._ask_settled({"op": "reopen", "id": process_id}, [file])
+    def reopen_log(self, process_id: str, files: Sequence[Fd], device: int) -> None:
+        """Go on in the first of *files*; when this returns, nothing more goes to the old one.
+
+        The second is as in ``adopt``.  Raises TimeoutError when the disk hangs; then it stays as it was.
+        """
+        self._ask_settled({"op": "reopen", "id": process_id, "device": device}, files)
 
     def attach(self, process_id: str, sinks: Mapping[int, Fd]) -> Fd | None:
         """Have the output of a running process copied to *sinks*, pipes by the number of the stream, from now on.
@@ -218,9 +226,13 @@ class MonitorClient:
         terminal: bool = False,
         output: str = "log",
         settled: bool = False,
+        device: int = 0,
+        awaited: bool = False,
     ) -> Standing:
         """Ask how a process stands, telling a monitor that has just found it what it is for.
 
+        *sinks* are its log, on the file system *device*, and the directory where that may have another name by now; when
+        they are *awaited*, its output waits for ``reopen_log`` to bring them.
         With *settled* it is one that ``on_lost`` does not know of, and waits for it.
         """
         ask = self._ask_settled if settled else self._ask
@@ -233,10 +245,12 @@ class MonitorClient:
                 "output": output,
                 "terminal": terminal,
                 "limit": 0,
+                "device": device,
+                "awaited": awaited,
             },
             sinks,
         )
-        return Standing(message["state"], message.get("pid", 0), message.get("code"), message.get("at_ns", 0))
+        return Standing(message["state"], *(message.get(key, 0) for key in ("pid", "code", "at_ns", "log_is_behind")))
 
     def ping(self, timeout_seconds: float) -> None:
         """Raises MonitorLost unless there is a monitor that answers in time."""
@@ -305,7 +319,10 @@ class MonitorClient:
         while (received := self._receive(connection)) is not None:
             message, files = received
             if message.get("event") == "exited":
-                self._on_exit(Exited(message["id"], message["code"], message["at_ns"]))
+                self._on_exit(Exited(message["id"], message["code"], message["at_ns"], message["log_is_behind"]))
+                continue
+            if message.get("event") == "disk":
+                self._on_hang(Hang(message["ids"], message["seconds"]))
                 continue
             if message.get("event") == "log":
                 self._on_gap(message["id"], Gap(message["error"], message["lines"], message["bytes"]))
@@ -356,9 +373,7 @@ class MonitorClient:
 
     def _start(self) -> None:
         if self._child is not None:  # it has ended, or does not come to its socket
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child, 9)
-            process.reap(self._child)
+            peer.end(self._child)
         command = [sys.executable, "-I", "-m", "runtime.monitor", os.fspath(self._paths.run_dir)]
         self._child = process.start_session(command, self._paths.run_dir / "monitor.log")
 

@@ -1,7 +1,6 @@
 """A container's log file: only whole entries stay in it, also when its disk is full; then what is lost is counted.
 
-A disk that hangs is another matter: a write to it stops the monitor, and with it everybody's logs, until the
-disk is back.  Logs belong on a local disk.
+A disk that hangs is another matter: see ``disk``.
 """
 
 from __future__ import annotations
@@ -21,6 +20,14 @@ class Gap:
     error: str
     lines: int = 0
     bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """The disk that the logs of these processes are on does not answer; or does again, after so many *seconds*."""
+
+    ids: list[str]
+    seconds: int = 0
 
 
 class LogFile:

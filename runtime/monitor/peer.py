@@ -6,8 +6,12 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 
+from kernel import process
 from runtime.monitor import protocol
+
+END_SECONDS = 0.5
 
 
 def pid_of(connection: socket.socket) -> int:
@@ -21,6 +25,19 @@ def kill(connection: socket.socket) -> None:
     if pid > 0:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 9)
+
+
+def end(child: int) -> None:
+    """Kill a monitor that is a child of ours, and reap it.
+
+    Not waited for longer than ``END_SECONDS``: a thread of it that is in a write to a disk that hangs keeps it from ending,
+    but all that others want of it, its lock and its sockets, has gone before (``disk``).
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, 9)
+    reaping = threading.Thread(target=process.reap, args=(child,), name="monitor ending", daemon=True)
+    reaping.start()
+    reaping.join(END_SECONDS)
 
 
 def is_of_our_version(connection: socket.socket, patience_seconds: float) -> bool:

@@ -6,18 +6,20 @@
       │ <──────────────────── {seq, pid} (created) ────── │  "c" on the ready pipe
       │ ── start {id} ─────────────────────────────────> │  start event
       │ <──────────────────── {seq} ─────────────────── │  end of the ready pipe: execve happened
-      │ <──────────────────── exited {id, code, at_ns} ── │  done event; every byte of output is written
+      │ <──────────────────── exited {id, code, at_ns} ── │  done event; every byte of output is written, or log_is_behind
       │ ── forget {id} ────────────────────────────────> │  end the reaper
       │ <──────────────────── {seq} ─────────────────── │
 ```
 
 News besides *exited*: *log* {id, error}, a log cannot be written and entries are lost; *log* {id, lines, bytes}, it can
-again and so many were.
+again and so many were; *disk* {ids, seconds}, the disk of these logs hangs, or now, after so many seconds, does not any more.
 
 First of all *hello*, which is answered with the version: a daemon ends a monitor of another and starts its own.
+A log file is a handle on it (O_PATH) and the *device* that it is on: whoever writes opens it.
 Also *signal*, *reopen* (a new log file), *adopt* (after a new monitor took over: here is the log file of
-what you found), *list*; *attach* (here are pipes for what it says from now on; answered with its stdin or its
-terminal) and *close_input* (there will be no more for its stdin).  A request that fails is answered with ``error``;
+what you found, or it is *awaited* and comes with *reopen*), *list*; *attach* (here are pipes for what it says from now
+on; answered with its stdin or its terminal) and *close_input* (there will be no more for its stdin).  A request that
+fails is answered with ``error``;
 a program's failing step with ``failed`` and ``errno``.  Messages are JSON in packets of a SOCK_SEQPACKET Unix socket,
 descriptors ride along (SCM_RIGHTS).
 """
@@ -31,7 +33,7 @@ from typing import Any
 
 from kernel.fd import Fd
 
-VERSION = 3
+VERSION = 4
 MAX_MESSAGE = 65536
 MAX_DESCRIPTORS = 250  # the kernel's SCM_MAX_FD is 253
 

@@ -13,10 +13,13 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from kernel.fd import Fd
 from runtime.monitor.streams import Stream
-from runtime.monitor.watch import Watch
+
+if TYPE_CHECKING:
+    from runtime.monitor.outputs import Output
 
 PATIENCE_SECONDS = 5.0
 
@@ -58,28 +61,28 @@ class Viewer:
 
 
 class Viewers:
-    """All of them, in the monitor's loop: *listen* and *unlisten* are its own, *resume* has a stream go on."""
+    """All of them, in one thread's loop: *listen* and *unlisten* are its own, *resume* has a stream go on."""
 
     def __init__(
         self,
         listen: Callable[[int, Callable[[], None], int], None],
         unlisten: Callable[[int], None],
-        resume: Callable[[Watch, Stream], None],
+        resume: Callable[[Output, Stream], None],
     ) -> None:
         self._listen = listen
         self._unlisten = unlisten
         self._resume = resume
-        self._all: dict[Viewer, Watch] = {}
+        self._all: dict[Viewer, Output] = {}
         self._late: set[Viewer] = set()
 
-    def add(self, watch: Watch, sinks: Iterable[tuple[Stream, Fd]]) -> None:
-        """Show one client what comes from each stream from now on, until its end or that of *watch*."""
+    def add(self, output: Output, sinks: Iterable[tuple[Stream, Fd]]) -> None:
+        """Show one client what comes from each stream from now on, until its end or that of *output*."""
         group: list[Viewer] = []
         for stream, sink in sinks:
             viewer = Viewer(stream, sink, group)
             group.append(viewer)
             stream.viewers.append(viewer)
-            self._all[viewer] = watch
+            self._all[viewer] = output
             self._wait_for(viewer)
 
     def hold(self, stream: Stream) -> bool:
@@ -88,10 +91,10 @@ class Viewers:
             self._settle(viewer)
         return stream.is_held
 
-    def end(self, watch: Watch, stream: Stream | None = None) -> None:
-        """There will be no more from *stream*, or from any of *watch*: let the viewers go when they have taken all."""
+    def end(self, output: Output, stream: Stream | None = None) -> None:
+        """There will be no more from *stream*, or from any of *output*: let the viewers go when they have taken all."""
         for viewer, owner in tuple(self._all.items()):
-            if owner is watch and (stream is None or viewer.stream is stream):
+            if owner is output and (stream is None or viewer.stream is stream):
                 viewer.is_ending = True
                 self._leave(viewer)
                 self._settle(viewer)
@@ -145,6 +148,6 @@ class Viewers:
             stream.viewers.remove(viewer)
             self._let_go_on(self._all[viewer], stream)
 
-    def _let_go_on(self, watch: Watch, stream: Stream | None) -> None:
-        if stream is not None and not stream.is_held and stream in watch.streams:
-            self._resume(watch, stream)
+    def _let_go_on(self, output: Output, stream: Stream | None) -> None:
+        if stream is not None and not stream.is_held and stream in output.streams:
+            self._resume(output, stream)

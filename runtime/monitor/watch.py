@@ -21,8 +21,8 @@ from kernel.fd import Fd, open_path, take_from
 from kernel.report import read_progress
 from runtime.container.descriptors import EXIT_FILE, EXIT_SIZE, Descriptor
 from runtime.container.reaper import read_exit
-from runtime.monitor.log_file import LogFile
-from runtime.monitor.streams import Stream
+from runtime.monitor.disk import Disk, Here
+from runtime.monitor.outputs import Output
 
 
 class Kind(StrEnum):
@@ -40,10 +40,14 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Exit:
-    """How a process ended; *code* None when nobody was there to see it."""
+    """How a process ended; *code* None when nobody was there to see it.
+
+    When its *log_is_behind*, the disk of its log hangs, and what it said last is written when that comes back.
+    """
 
     code: int | None
     at_ns: int
+    log_is_behind: bool = False
 
 
 @dataclass(slots=True)
@@ -61,8 +65,13 @@ class Watch:
     report: Fd
     state: State = State.SETTING_UP
     input: Fd | None = None
-    log: LogFile | None = None
-    streams: list[Stream] = field(default_factory=list)
+    #: Where its output goes, and who moves it; None while its log cannot be had.
+    output: Output | None = None
+    place: Disk | Here | None = None
+    is_terminal: bool = False
+    is_awaiting_log: bool = False
+    #: Our ends of its streams, by Descriptor, and what they go to.
+    ends: dict[int, Fd] = field(default_factory=dict)
     sinks: list[Fd] = field(default_factory=list)
     exit: Exit | None = None
     forgetting: bool = False
@@ -109,9 +118,12 @@ class Watch:
         self.reaper.close()
 
     def close(self) -> None:
-        """Close every descriptor but the reaper's."""
-        for stream in self.streams:
-            stream.close()
-        for file in (*self.sinks, self.ready, self.start, self.done, self.report, self.input, self.log):
+        """Close every descriptor but the reaper's, and those of its output."""
+        for file in (self.ready, self.start, self.done, self.report, self.input):
             if file is not None:
                 file.close()
+
+    def close_ends(self) -> None:
+        """Close those of its output, once nobody moves that any more."""
+        for file in (*self.ends.values(), *self.sinks):
+            file.close()
