@@ -104,6 +104,9 @@ class Places:
             if disk.is_hanging() and not disk.is_told:
                 disk.told = [watch.id for watch in watches if watch.place is disk]
                 self._tell("disk", ids=disk.told, seconds=0)
+            elif disk.told is not None and disk.since is None:  # it came back in the moment when that was told
+                self._on_return(disk.told, round(HANG_SECONDS))
+                disk.told = None
             disk.give_up_late()
 
     def patience(self) -> float | None:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,24 @@ class TestTee:
             with pytest.raises(OSError, match="Invalid argument") as caught:
                 fd.tee(source, null, 1)
             assert caught.value.__notes__ == ["in tee(2)"]
+
+
+def test_a_table_of_its_own_is_a_threads_alone_and_what_others_have_can_be_taken() -> None:
+    found: dict[str, object] = {}
+    reader, writer = fd.pipe()
+
+    def look() -> None:
+        fd.leave_table()
+        found["standard"] = is_open(2)
+        found["ours"] = is_open(writer.fileno())
+        with Fd(os.pidfd_open(os.getpid())) as main, fd.take_from(main, writer.fileno()) as taken:
+            os.write(taken.fileno(), b"taken")
+            found["number"] = taken.fileno()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    with reader, writer:
+        assert found == {"standard": True, "ours": False, "number": 4}
+        assert is_open(writer.fileno())
+        assert os.read(reader.fileno(), 10) == b"taken"
