@@ -3,8 +3,9 @@
 Nothing of ours is warm here but the page cache: kernelet-oci is an interpreter that starts, reads config.json,
 composes and spawns.  Both it and runc make a cgroup; crun does not (``peers``).
 
-Where the time goes, in ms: the smallest of 37 alternating runs on a machine that was not quiet, and how it was before
-the code was kept in one file (``runtime.oci.library``).  Down to our own modules it is processor time, then time passed; the sum is of 68 runs of their own.
+Where the time goes, in ms: the smallest of 37 alternating runs on a machine that was not quiet, now and before the code
+was kept in one file (``runtime.oci.library``).  Down to our own modules it is processor time, then time passed; the last
+line is of 68 runs of their own.
 
                                      before   now
     the interpreter                     5.2   5.2
@@ -19,8 +20,9 @@ the code was kept in one file (``runtime.oci.library``).  Down to our own module
     start, delete                       0.4   0.4
     all, processor time (runc: 16.7)   32.4  29.8   with the shell's start, the container's and the spaces between
 
-So 0.8 of runc's time is not to be had this way: the interpreter, others' modules and the command itself are as much as all
-of runc.  It would want a start that begins with what is imported already: an image of the interpreter's memory, or a server (neither was tried).
+So 0.8 of runc's time is not to be had this way: the interpreter, others' modules and the command itself are as much as
+all of runc.  It would want a start that begins with what is imported already: an image of the interpreter's memory, or a
+server.  Neither was tried.
 """
 
 from __future__ import annotations
