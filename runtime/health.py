@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from runtime.errors import MonitorLost
@@ -25,8 +26,8 @@ def faults(store: Store, monitor: MonitorClient) -> list[str]:
     try:
         store.probe()
     except sqlite3.Error as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-            found.append(f"database: {error}")
+        found.append(f"database: {error}")
     except OSError as error:
-        found.append(f"database: the disk does not take it: {error.strerror}")
+        if error.errno != errno.ENOSPC:
+            found.append(f"database: the disk does not take it: {error.strerror}")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -22,6 +23,7 @@ def take(path: Path) -> Fd:
         except BlockingIOError:
             holder = os.pread(file.fileno(), 32, 0).decode(errors="replace").strip() or "unknown"
             raise WrongState(f"{path} is held by process {holder}: another daemon uses this run directory") from None
-        os.ftruncate(file.fileno(), 0)
-        os.pwrite(file.fileno(), f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # no room: the lock holds all the same, and who has it will not be told
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), f"{os.getpid()}\n".encode(), 0)
         return Fd(file.detach())

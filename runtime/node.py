@@ -60,6 +60,8 @@ from runtime.usage import ContainerUse, Disk, Meter, Processes, SandboxUse
 #: Between two attempts to have a monitor, when it dies at once.
 RETRY_SECONDS = 0.1
 START_ATTEMPTS = 3
+#: Until the end of a container that could not be recorded is tried again.
+RECORD_AGAIN_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -286,8 +288,16 @@ class Node:
         while (exited := self._exits.get()) is not None:
             try:
                 recovery.record_exit(self._context, exited)
+            except OSError as error:  # a full disk, say: it has ended all the same
+                logger.warning("the end of %s cannot be recorded yet: %s", exited.id[:13], error)
+                self._record_later(exited)
             except Exception:
                 logger.exception("recording the end of %s", exited.id[:13])
+
+    def _record_later(self, exited: Exited) -> None:
+        again = threading.Timer(RECORD_AGAIN_SECONDS, self._exits.put, (exited,))
+        again.daemon = True
+        again.start()
 
     def _replace_monitor(self) -> None:
         """The monitor died: start another, which takes the streams over from the reapers; until one lives."""
