@@ -5,6 +5,7 @@ The layout is runner.c's ``struct report``; tests/kernel/test_program.py holds t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Report:
         self._count = step_count
         self.size = report_size(step_count)
         self.memory = memory("kernelet-report", b"\0" * self.size, seal=False)
+        fcntl.fcntl(self.memory.fileno(), fcntl.F_SETFL, os.O_APPEND)  # what a program writes to it is behind all steps
 
     def read(self) -> Outcome:
         """The state of the start right now."""

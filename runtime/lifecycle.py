@@ -208,7 +208,7 @@ def _end_without_reaper(container: Container, run_dir: Path) -> Exited | None:
     try:
         code, at_ns = read_exit((run_dir / "exit").read_bytes())
         return Exited(container.id, code, at_ns)
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return Exited(container.id, None, time.time_ns())
 
 

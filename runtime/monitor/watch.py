@@ -11,6 +11,7 @@ runs from its "c" on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,7 +21,7 @@ from kernel import process
 from kernel.fd import Fd, open_path, take_from
 from kernel.report import read_progress
 from runtime.container.descriptors import EXIT_FILE, EXIT_SIZE, Descriptor
-from runtime.container.reaper import read_exit
+from runtime.container.reaper import read_exit, read_exit_behind
 from runtime.monitor.disk import Disk, Here
 from runtime.monitor.outputs import Output
 
@@ -97,16 +98,17 @@ class Watch:
 
     def read_exit(self) -> Exit:
         """The exit status that the reaper left."""
-        try:
-            with open_path(f"{self.run_dir}/{EXIT_FILE}") as file:
-                code, at_ns = read_exit(os.read(file.fileno(), EXIT_SIZE))
-        except FileNotFoundError:
-            return Exit(None, 0)
-        return Exit(code, at_ns)
+        with contextlib.suppress(ValueError):
+            try:
+                with open_path(f"{self.run_dir}/{EXIT_FILE}") as file:
+                    return Exit(*read_exit(os.read(file.fileno(), EXIT_SIZE)))
+            except (OSError, ValueError):  # there was no room for it
+                return Exit(*read_exit_behind(self.report))
+        return Exit(None, 0)
 
     def has_exit(self) -> bool:
         """Whether the reaper has left an exit status already."""
-        return (self.run_dir / EXIT_FILE).exists()
+        return self.read_exit().code is not None
 
     def end_reaper(self) -> None:
         """Tell the reaper to end: it has nothing left to hold."""
