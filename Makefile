@@ -65,9 +65,10 @@ check: $(VENV)/test.stamp  ## the checks alone: ruff, mypy --strict, import laye
 bench: $(VENV)/run.stamp  ## measure; CASE=name for one of the measurements
 	exec $(BIN)/python -m tests.bench $(CASE)
 
-endurance: $(VENV)/test.stamp  ## 10,000 starts in a row, 64 at once, 5,000 wild documents, 60,000 probes: 45 minutes
-	export KERNELET_ENDURANCE=10000 KERNELET_FUZZ_EXAMPLES=5000 KERNELET_PROBE_SECONDS=600
-	exec $(BIN)/python -m pytest -q -s tests/safety/test_endurance.py tests/safety/test_fuzz.py tests/e2e/test_probes.py $(ARGS)
+endurance: $(VENV)/test.stamp  ## 10,000 starts in a row, 64 at once, 5,000 wild documents, 60,000 probes, kills at random: an hour
+	export KERNELET_ENDURANCE=10000 KERNELET_FUZZ_EXAMPLES=5000 KERNELET_PROBE_SECONDS=600 KERNELET_CHAOS_SECONDS=900
+	exec $(BIN)/python -m pytest -q -s tests/safety/test_endurance.py tests/safety/test_fuzz.py tests/e2e/test_probes.py \
+		tests/e2e/test_chaos.py $(ARGS)
 
 conformance: $(VENV)/test.stamp build/critest  ## the CRI's own suite, critest (needs Go); ARGS="--focus RE --nodes 8"
 	exec $(BIN)/python -m tests.conformance $(ARGS)

@@ -43,9 +43,21 @@ class Daemon:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        self.begin()
+        self.arrive()
+
+    def begin(self) -> None:
+        """Start it, and wait for nothing."""
+        self._process = self.another()
+
+    def another(self) -> subprocess.Popen[bytes]:
+        """A further process of the same command."""
         command = [sys.executable, "-m", "cri", "serve", "--config", str(self._config)]
         with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    def arrive(self) -> None:
+        """Wait until it answers."""
         try:
             wait.until(self._answers, 60, f"the daemon to answer; it says: {self.log.read_text()[-2000:]}")
         except BaseException:
@@ -80,6 +92,14 @@ class Daemon:
         assert self._process is not None
         self._process.wait(30)
         self._process = None
+
+    def has_ended(self) -> bool:
+        """Whether it has come to its end by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+    def replace(self, process: subprocess.Popen[bytes]) -> None:
+        """Let *process*, made by ``another``, be the daemon from now on."""
+        self._process = process
 
     def monitor_pid(self) -> int:
         """The pid of the monitor of this run directory."""
