@@ -108,8 +108,15 @@ def _with_pod_files(paths: Paths, sandbox: Sandbox, spec: schema.Spec) -> list[s
         "/etc/resolv.conf": kept / "resolv.conf",
         "/dev/shm": shm,
     }
+    # The pod's other containers see them too: a container that may not write its root may not write them either.
+    access = "ro" if spec.root is not None and spec.root.readonly else "rw"
     added = [
-        schema.Mount(destination=target, type="bind", source=os.fspath(source), options=["rbind", "rprivate", "rw"])
+        schema.Mount(
+            destination=target,
+            type="bind",
+            source=os.fspath(source),
+            options=["rbind", "rprivate", "rw" if target == "/dev/shm" else access],
+        )
         for target, source in offered.items()
         if target not in taken
     ]

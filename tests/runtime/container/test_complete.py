@@ -153,3 +153,14 @@ def test_home_is_given_to_who_has_none(env: list[str], expected: list[str]) -> N
     assert with_home(given, "/x") == expected
     assert given == env
     assert os.environ.get("HOME") != "/x"
+
+
+def test_the_pods_files_are_no_more_writable_than_the_root(root: Fd) -> None:
+    fixed = container()
+    assert fixed.config.spec.root is not None
+    fixed.config.spec.root.readonly = True
+    for each, expected in ((container(), "rw"), (fixed, "ro")):
+        spec = complete_spec(PATHS, sandbox(), each, root, None)
+        access = {mount.destination: mount.options[-1] for mount in spec.mounts}
+        assert [access[f"/etc/{name}"] for name in ("hosts", "hostname", "resolv.conf")] == [expected] * 3
+        assert access["/dev/shm"] == "rw"
