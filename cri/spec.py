@@ -25,6 +25,9 @@ from runtime.spec.checks import MAX_PATH
 #: NAME_MAX.
 MAX_NAME = 255
 
+#: How the keys of annotations begin that name CDI devices, separated by commas.
+CDI_ANNOTATIONS = "cdi.k8s.io/"
+
 MODES: dict[int, Mode] = {api.POD: "pod", api.CONTAINER: "container", api.NODE: "node", api.TARGET: "target"}
 
 
@@ -62,7 +65,7 @@ def container_config(
     user = security.user(context, image.user)
     pid_mode = _pid_mode(context.namespace_options, sandbox)
     spec = _spec(config, sandbox, image, host, pid_mode)
-    groups = host.inject_devices(spec, [*host.handler.cdi_devices, *(device.name for device in config.CDI_devices)])
+    groups = host.inject_devices(spec, [*host.handler.cdi_devices, *_cdi_devices(config)])
     load.validate(spec)
     return ContainerConfig(
         name=config.metadata.name,
@@ -252,6 +255,13 @@ def _stop_signal(config: api.ContainerConfig, image: ImageConfig) -> int:
     if asked is not None:
         return asked
     return signals.parse_signal(image.stop_signal) if image.stop_signal else int(signal.SIGTERM)
+
+
+def _cdi_devices(config: api.ContainerConfig) -> list[str]:
+    """The CDI devices of the request, by the field, and by annotations, which older device plugins use; some use both."""
+    annotated = [config.annotations[key] for key in sorted(config.annotations) if key.startswith(CDI_ANNOTATIONS)]
+    names = [*(device.name for device in config.CDI_devices), *(name for value in annotated for name in value.split(","))]
+    return list(dict.fromkeys(names))
 
 
 def _annotations(config: api.ContainerConfig, sandbox: SandboxConfig) -> dict[str, str]:

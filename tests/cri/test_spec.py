@@ -266,3 +266,18 @@ def test_a_whole_request_makes_a_spec_that_can_be_read_back() -> None:
     assert result.spec.annotations["a"] == "b"
     assert result.spec.annotations["io.kubernetes.cri.image-name"] == "web:1"
     load.validate(document.decode(document.encode(result.spec), schema.Spec))
+
+
+def test_cdi_devices_are_named_by_field_and_by_annotation_each_once() -> None:
+    asked: list[str] = []
+
+    def inject(_spec: schema.Spec, names: Any) -> list[int]:
+        asked.extend(names)
+        return []
+
+    config = wishes.container(
+        CDI_devices=[api.CDIDevice(name="v.com/gpu=0")],
+        annotations={"cdi.k8s.io/b": "v.com/gpu=0,v.com/gpu=1", "cdi.k8s.io/a": "v.com/nic=x", "other/cdi.k8s.io": "v.com/gpu=9"},
+    )
+    wishes.translated(config, on=wishes.host(inject=inject))
+    assert asked == ["v.com/gpu=0", "v.com/nic=x", "v.com/gpu=1"]
