@@ -221,7 +221,8 @@ def mounts_of(container: Container, config: api.ContainerConfig) -> list[api.Mou
     found = {mount.destination: mount.source.partition("/")[0] for mount in container.config.spec.mounts if mount.type == "image"}
     for mount in config.mounts:
         if mount.image.image:
-            mount.image.image_ref = found["/" + posixpath.normpath(mount.container_path).lstrip("/")]
+            # A CDI device may have a mount of its own at that place.
+            mount.image.image_ref = found.get("/" + posixpath.normpath(mount.container_path).lstrip("/"), "")
     return list(config.mounts)
 
 
@@ -237,6 +238,7 @@ def user_of(container: Container) -> api.ContainerUser:
 def verbose(container: Container) -> str:
     """The record as JSON, for crictl inspect: ``pid``, ``sandboxID``, ``runtimeSpec``; for our attach, ``tty`` and ``stdin``."""
     spec = msgspec.to_builtins(container.config.spec)
+    spec.setdefault("linux", {})["cgroupsPath"] = container.cgroup  # where tracing tools look for it
     if container.resources is not None:
         spec["linux"]["resources"] = msgspec.to_builtins(container.resources)
     # The standard library's encoder takes an environment that is no UTF-8.

@@ -87,6 +87,7 @@ def test_verbose_status_has_pid_and_spec_whatever_the_environment(daemon: Daemon
     info = json.loads(daemon.client.call(request, api.ContainerStatusResponse).info["info"])
     assert info["pid"] == 42
     assert info["runtimeSpec"]["ociVersion"].startswith("1.")
+    assert info["runtimeSpec"]["linux"]["cgroupsPath"] == info["cgroup"]
     assert "A=\udcff" in info["runtimeSpec"]["process"]["env"]
 
 
