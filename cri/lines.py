@@ -60,7 +60,7 @@ def set_up(config: LogConfig, finder: Finder, *, stream: TextIO | None = None, v
     level = logging.DEBUG if verbose else logging.getLevelNamesMapping()[config.level.upper()]
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # Their debug lines are about themselves.
-    for name in ("asyncio", "urllib3"):
+    for name in ("asyncio", "grpc", "urllib3"):
         logging.getLogger(name).setLevel(max(level, logging.INFO))
 
 

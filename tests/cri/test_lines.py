@@ -135,3 +135,11 @@ def test_the_journal_is_known_by_its_socket(monkeypatch: pytest.MonkeyPatch, tmp
         assert lines.is_journal(stream)
         assert not lines.is_journal(other)
     assert not lines.is_journal(io.StringIO())
+
+
+def test_a_librarys_debug_lines_about_itself_are_left_out(root: logging.Logger) -> None:
+    out = io.StringIO()
+    lines.set_up(LogConfig(level="debug"), NOBODY, stream=out)
+    logging.getLogger("grpc._cython.cygrpc").debug("one")
+    logging.getLogger("grpc.aio").warning("two")
+    assert [line.rpartition("msg=")[2] for line in out.getvalue().splitlines()] == ["two"]
