@@ -3,7 +3,7 @@
 A write(2), an open(2) or a close(2) cannot be given up once it is begun: of an NFS server that is gone, or a device in
 error recovery, it comes back in hours or never (D state).  So all that may wait for a disk of logs is done by its own
 thread, with a loop of its own (``outputs``): the whole way from the pipe to the log, so that a batch is handed over to
-nobody.  *Measured*: handing each write to a writer costs 50 µs, more than the write; RWF_NOWAIT, which would say
+nobody: to wake another thread for each write takes tens of µs, more than the write.  RWF_NOWAIT, which would say
 beforehand that a write waits, is refused by ext4 for what goes through the page cache, and by NFS and FUSE.
 
 ```

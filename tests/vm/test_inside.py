@@ -11,15 +11,17 @@ from tests.vm.debian import NEWEST, UML
 from tests.vm.guest import PYTHON, Guests, Init, Result
 from tests.vm.image import CACHE
 
+#: Kernels under QEMU.
+QEMU = ("6.1", "6.12", NEWEST)
 #: By file or directory below tests: where it runs.  User Mode Linux is fast and has most controllers, QEMU's 6.1 all.
 FILES = {
-    "vm/inside/test_oci_limits.py": (UML, "6.1", "6.12"),
-    "vm/inside/test_oci_memory.py": (UML, "6.1"),
-    "vm/inside/test_oci_tree.py": (UML, "6.1"),
-    "vm/inside/test_oci_all.py": ("6.1", "6.12", NEWEST),
-    "vm/inside/test_daemon_limits.py": (UML, "6.1", NEWEST),
-    "vm/inside/test_daemon_killed.py": ("6.1",),
-    "vm/inside/test_stats.py": (UML, "6.1"),
+    "vm/inside/test_oci_limits.py": (UML, *QEMU),
+    "vm/inside/test_oci_memory.py": (UML, *QEMU),
+    "vm/inside/test_oci_tree.py": (UML, *QEMU),
+    "vm/inside/test_oci_all.py": QEMU,
+    "vm/inside/test_daemon_limits.py": (UML, *QEMU),
+    "vm/inside/test_daemon_killed.py": QEMU,
+    "vm/inside/test_stats.py": (UML, *QEMU),
     "vm/inside/test_metrics.py": ("6.1",),  # tables for the network of pods
     # Not written for a guest, but skipped in part on a machine without the controllers.
     "kernel/test_cgroup.py": (UML,),
