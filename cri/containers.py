@@ -202,7 +202,7 @@ def status(container: Container) -> api.ContainerStatus:
         finished_at=container.finished_at_ns,
         exit_code=container.exit_code,
         image=image_of(config),
-        image_ref=container.image_id,
+        image_ref=container.image_reference or container.image_id,
         image_id=container.image_id,
         reason=container.reason,
         message=container.message,

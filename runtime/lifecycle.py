@@ -73,6 +73,7 @@ def create(context: Context, sandbox_id: str, config: ContainerConfig) -> str:
         id=inventory.new_id(), sandbox_id=sandbox.id, config=config, image_id=images[0].id, created_at_ns=inventory.now()
     )
     container.cgroup = f"{sandbox.cgroup_parent}/{container.id}"
+    container.image_reference = next(iter(images[0].repo_digests), "")
     container.chain_ids = [chain_id for image in images for chain_id in image.chain_ids]
     context.journal.begin(container.id, CREATE)
     with context.unrecorded(container.id, lambda: take_over(context, container, settled=True)):
@@ -153,6 +154,8 @@ def reopen_log(context: Context, container_id: str) -> None:
     """Go on in a new file at the log's path; when this returns nothing more goes to the old one."""
     container = context.inventory.find_container(container_id)
     container.require_running("reopen log")
+    if not container.config.log_path:
+        raise WrongState(f"reopen log: container {container.config.name} ({container.id[:13]}) has none")
     with open_log(container.config.log_path) as log:
         context.monitor.reopen_log(container.id, [log.file], log.device)
 
@@ -223,8 +226,9 @@ def kill(context: Context, container: Container) -> None:
         context.monitor.signal(container.id, signal.SIGKILL)
     context.cgroup(container.cgroup).kill()
     if container.is_lost and not is_over():
+        at_ns, message = max(time.time_ns(), container.started_at_ns), "its end was not seen"
         context.inventory.change_container(
-            container.id, finished_at_ns=time.time_ns(), exit_code=255, reason="Unknown", message="its end was not seen", pid=0
+            container.id, finished_at_ns=at_ns, exit_code=255, reason="Unknown", message=message, pid=0
         )
     if not context.inventory.wait_until(is_over, KILL_SECONDS):
         raise TimedOut(f"stop container {container.config.name}: process {container.pid} survived SIGKILL {KILL_SECONDS:.0f} s")
@@ -344,8 +348,9 @@ def _fail_start(context: Context, container: Container, errno: int) -> None:
         message = command_failure(process, errno, root)
     context.scribe.settle(context.paths.run_container(container.id))
     history.note_failure(context.paths.run_container(container.id), errno)
+    at_ns = context.inventory.now()  # later than its start, whatever became of the clock
     context.inventory.change_container(
-        container.id, finished_at_ns=time.time_ns(), exit_code=START_ERROR_CODE, reason="StartError", message=message, pid=0
+        container.id, finished_at_ns=at_ns, exit_code=START_ERROR_CODE, reason="StartError", message=message, pid=0
     )
     clean_up(context, container)
     raise StartFailed(f"start container {container.config.name}: {message}")

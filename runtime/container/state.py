@@ -34,6 +34,8 @@ class Container(msgspec.Struct, kw_only=True):
     sandbox_id: str
     config: ContainerConfig
     image_id: str
+    image_reference: str = ""
+    """The image's name with its digest, as people and scanners look it up, if it had one when the container was made."""
     chain_ids: list[str] = []
     """The layers below its own, which must stay as long as it does."""
     user: schema.User | None = None

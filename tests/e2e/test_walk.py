@@ -25,6 +25,7 @@ from tests.support.requires import requires
 pytestmark = requires("root", "cgroup2", "busybox", "docker-registry")
 
 ID = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 ENTRY = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) [FP] .*")
 
 
@@ -107,7 +108,9 @@ def test_a_pods_life(kubelet: Kubelet, call: Client) -> None:
         kubelet.start(container)
     running = kubelet.status(container)
     assert running.state == api.CONTAINER_RUNNING
-    assert (running.image.image, running.image_ref, running.image_id) == (kubelet.image, image_id, image_id)
+    assert (running.image.image, running.image_id) == (kubelet.image, image_id)
+    repository, digest = running.image_ref.split("@")  # what kubectl shows as imageID
+    assert kubelet.image.startswith(f"{repository}:") and DIGEST.fullmatch(digest)
     assert (running.metadata, running.labels, running.annotations) == (wish.metadata, wish.labels, wish.annotations)
     assert running.log_path == f"{config.log_directory}/{wish.log_path}"
     assert running.created_at <= running.started_at

@@ -358,3 +358,9 @@ def test_a_node_that_is_started_again_finds_all(make_node: Callable[[], Node], n
     assert wishes.lines(tmp_path / "b") == ["late"]
     again.stop_container(running, 10)
     assert again.find_container(running).exit_code == 4
+
+
+def test_a_container_without_a_log_has_none_to_reopen(node: Node, sandbox: str) -> None:
+    container = wishes.run(node, sandbox, wishes.container(["sleep", "100"]))
+    with pytest.raises(WrongState, match=r"^reopen log: container .* has none$"):
+        node.reopen_log(container)
