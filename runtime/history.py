@@ -86,6 +86,15 @@ def load(run_dir: Path) -> list[StepRecord]:
     return msgspec.json.decode(zlib.decompress(content), type=list[StepRecord])
 
 
+def load_from_outside(run_dir: Path) -> list[StepRecord]:
+    """The same for another process than the one that writes, which may not have come to it yet (``Scribe``)."""
+    steps = load(run_dir)
+    if not steps:
+        time.sleep(4 * QUIET_SECONDS)
+        steps = load(run_dir)
+    return steps
+
+
 def note_failure(run_dir: Path, errno: int) -> None:
     """Write down that the last step of the start that is kept in *run_dir* failed with *errno*."""
     steps = load(run_dir)

@@ -233,7 +233,7 @@ def parent_of(pid: int) -> int:
 
 def show_steps(paths: Paths, container: str) -> None:
     """Print the system calls that made the container, the slowest with their times."""
-    steps = [record for record in history.load(paths.run_container(container)) if record.at_us is not None]
+    steps = [record for record in history.load_from_outside(paths.run_container(container)) if record.at_us is not None]
     if not steps:
         return
     ends = [record.at_us or 0 for record in steps]

@@ -50,10 +50,7 @@ def run_explain(options: argparse.Namespace) -> int:
                 raise
             container = None
         if container is not None:
-            steps = history.load(paths.run_container(container.id))
-            if not steps:  # it may have been made just now
-                time.sleep(4 * history.QUIET_SECONDS)
-                steps = history.load(paths.run_container(container.id))
+            steps = history.load_from_outside(paths.run_container(container.id))
             if not steps:
                 raise NotFound(f"container {container.metadata.name}: of its start nothing is kept; the node was restarted since")
             _show(f"container {container.metadata.name} ({container.id[:13]})", steps, as_json=options.json)

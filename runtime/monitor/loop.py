@@ -47,10 +47,10 @@ class Loop:
         """Call the handlers of what has *happened*; what others want done goes before, for they wait."""
         ready = [(number, self._handlers.get(number)) for number, _ in happened]
         for number, handler in ready:
-            # An earlier one of this batch may have closed the number, or given it to somebody else.
+            before_each()
+            self.open_letters(before_each)
+            # An earlier one of this batch, or a letter, may have closed the number, or given it to somebody else.
             if handler is not None and self._handlers.get(number) is handler:
-                before_each()
-                self.open_letters(before_each)
                 handler()
 
     def open_letters(self, before_each: Callable[[], None] = lambda: None) -> None:

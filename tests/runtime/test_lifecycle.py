@@ -69,10 +69,11 @@ def test_a_cgroup_is_below_the_tree(node: Node) -> None:
 
 
 def test_a_log_is_a_regular_file_with_its_directory_made(tmp_path: Path) -> None:
-    with lifecycle.open_log(str(tmp_path / "a/b/0.log")) as log:
-        os.write(log.fileno(), b"x")
-    with lifecycle.open_log(str(tmp_path / "a/b/0.log")) as log:
-        os.write(log.fileno(), b"y")
+    for content in (b"x", b"y"):
+        with lifecycle.open_log(str(tmp_path / "a/b/0.log")) as log:
+            handle = f"/proc/self/fd/{log.file.fileno()}"  # opened again by who writes
+            with open(handle, "ab") as file:
+                file.write(content)
     assert (tmp_path / "a/b/0.log").read_text() == "xy"
     assert (tmp_path / "a/b/0.log").stat().st_mode & 0o137 == 0
     (tmp_path / "link").symlink_to(tmp_path / "target")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network
@@ -111,7 +112,8 @@ class Pool(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = Store(Path(":memory:"))
+        self.directory = tempfile.TemporaryDirectory()
+        self.store = Store(Path(self.directory.name) / "state.db")
         self.pool = AddressPool(self.store, SMALL)
         self.model: dict[str, IPv4Address] = {}
 
@@ -141,6 +143,7 @@ class Pool(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.store.close()
+        self.directory.cleanup()
 
 
 TestPool = Pool.TestCase
