@@ -88,7 +88,8 @@ def test_a_walk(crictl: Crictl, registry: Registry, tmp_path: Path) -> None:
     wait.until(lambda: "hello from web" in crictl("logs", container))
     status = json.loads(crictl("inspect", container))
     assert status["status"]["state"] == "CONTAINER_RUNNING"
-    assert status["status"]["imageId"] == status["status"]["imageRef"] == image["id"]
+    assert status["status"]["imageId"] == image["id"]
+    assert status["status"]["imageRef"] in image["repoDigests"]
     pid = status["info"]["pid"]
     assert Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
     assert status["info"]["sandboxID"] == pod
